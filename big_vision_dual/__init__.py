@@ -1,0 +1,1 @@
+"""Modular duality for training vision models: norm tables, optax transforms and a Big Vision-style trainer."""
