@@ -68,13 +68,13 @@ def scaling(spec: str | Mapping[str, Any] | Scaling) -> Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class ViTSize:
-    """Sizes of a ViT; `patch_size` is None where the variant does not say."""
+    """Sizes of a ViT; the patch size in pixels, (height, width)."""
 
     width: int
     depth: int
     mlp_dim: int
     num_heads: int
-    patch_size: tuple[int, int] | None = None
+    patch_size: tuple[int, int] = (16, 16)
 
 
 VIT_SIZES = {  # name: width, depth, mlp_dim, num_heads (google-research/big_vision, models/vit.py)
@@ -93,8 +93,27 @@ VIT_SIZES = {  # name: width, depth, mlp_dim, num_heads (google-research/big_vis
 
 
 def vit_size(variant: str) -> ViTSize:
-    """'S/16' -> the sizes of ViT-S with patches of 16 x 16 pixels; 'S' leaves the patch size open."""
+    """'S/16' -> the sizes of ViT-S with patches of 16 x 16 pixels, also the default of a bare 'S'."""
     name, _, patch = variant.partition("/")
     if name not in VIT_SIZES or (patch and not patch.isdigit()):
         raise ValueError(f"unknown ViT variant {variant!r}; possible: NAME or NAME/PATCH, NAME in {list(VIT_SIZES)}.")
-    return dataclasses.replace(VIT_SIZES[name], patch_size=(int(patch), int(patch)) if patch else None)
+    return dataclasses.replace(VIT_SIZES[name], patch_size=(int(patch),) * 2) if patch else VIT_SIZES[name]
+
+
+def vit_size_of(model: Mapping[str, Any]) -> ViTSize:
+    """The sizes that a `config.model` gives: its variant (default B), overridden by sizes given on their own.
+
+    A width without mlp_dim takes mlp_dim = 4 * width, as Big Vision does.
+    """
+    size = vit_size(model.get("variant") or "B")
+    given = {f.name: model[f.name] for f in dataclasses.fields(ViTSize) if model.get(f.name) is not None}
+    if "width" in given and "mlp_dim" not in given:
+        given["mlp_dim"] = 4 * given["width"]
+    size = dataclasses.replace(size, **{name: _pair(v) if name == "patch_size" else v for name, v in given.items()})
+    if size.width % size.num_heads:
+        raise ValueError(f"width {size.width} does not divide into {size.num_heads} heads; change one of them.")
+    return size
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
