@@ -53,12 +53,13 @@ def scaling(spec: str | Mapping[str, Any] | Scaling) -> Scaling:
     """'standard', 'dual' or a dict of switches (those not named stay standard) -> `Scaling`."""
     if isinstance(spec, Scaling):
         return spec
-    if isinstance(spec, Mapping):
+    if hasattr(spec, "items"):  # ConfigDict is a mapping in all but name
         known = [field.name for field in dataclasses.fields(Scaling)]
-        unknown = sorted(set(spec) - set(known))
+        switches = dict(spec.items())
+        unknown = sorted(set(switches) - set(known))
         if unknown:
             raise ValueError(f"unknown scaling switches {unknown}; possible: {known}.")
-        return Scaling(**spec)
+        return Scaling(**switches)
     if spec == "standard":
         return STANDARD
     if spec == "dual":

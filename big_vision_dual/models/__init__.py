@@ -1,0 +1,42 @@
+"""Models in Flax linen, by name, as `config.model_name` has it. They know nothing of tables or optimizers."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import types
+from typing import Any, TypeVar
+
+from flax import linen as nn
+
+from big_vision_dual import arch
+
+MODELS = ("vit", "mlp", "gpt")
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def get(name: str) -> types.ModuleType:
+    """'vit' -> `big_vision_dual.models.vit`; 'my_package.resnet' -> that module.
+
+    Each has a `Model(num_classes, **config.model)`, whose `apply` gives (logits, dict of intermediates).
+    Raises `ValueError` for a name that is neither ours nor dotted.
+    """
+    if "." in name:
+        return importlib.import_module(name)
+    if name not in MODELS:
+        raise ValueError(
+            f"unknown model_name {name!r}; possible: {', '.join(MODELS)}, or the dotted name of a module with Model()."
+        )
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def build(module_class: type[ModelT], **options: Any) -> ModelT:
+    """`module_class(**options)` with `scaling` resolved to `arch.Scaling`.
+
+    Raises `ValueError` naming the options that `module_class` does not have and those that it has.
+    """
+    known = [field.name for field in dataclasses.fields(module_class) if field.name not in ("name", "parent")]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"unknown options of {module_class.__name__}: {unknown}; possible: {known}.")
+    return module_class(**{**options, "scaling": arch.scaling(options.get("scaling", "standard"))})
