@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -34,11 +37,45 @@ def find(config: str) -> str:
 
 
 def load(config: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """Loads a recipe and applies `--config.key=value` overrides; the result is locked against new keys."""
+    """Loads a recipe and applies `--config.key=value` overrides; the result is locked against new keys.
+
+    config: what `find` takes. Raises `RecipeError` for an override that names no key or has the wrong type.
+    """
+    path, _, arg = find(config).partition(":")
+    spec = importlib.util.spec_from_file_location(f"recipe_{pathlib.Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise RecipeError(f"{path} is no Python file; a config is a Python file with get_config(arg).")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    recipe = module.get_config(*([arg] if arg else []))
+    recipe.lock()
+    return override(recipe, overrides)
+
+
+def override(recipe: ml_collections.ConfigDict, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+    """Applies `--config.key=value` flags to a recipe, in place, with ml_collections' own parsing."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    arguments = ["bvd", *overrides]
     try:
-        values(["bvd", f"--config={find(config)}", *overrides])
-        return values["config"].value
-    except (flags.Error, KeyError, AttributeError, TypeError) as error:
-        raise RecipeError(f"config {config} with overrides {list(overrides)}: {error}") from error
+        config_flags.DEFINE_config_dict("config", recipe, flag_values=values, sys_argv=arguments)
+        values(arguments)
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise RecipeError(f"{' '.join(overrides)}: {_explain(recipe, overrides, error)}") from error
+    return recipe
+
+
+def _explain(recipe: ml_collections.ConfigDict, overrides: Sequence[str], error: Exception) -> str:
+    known = [f"--config.{key}" for key in _keys(recipe)]
+    unknown = [flag for flag in (o.partition("=")[0] for o in overrides) if flag not in known]
+    if not unknown:
+        return str(error).strip("\"'").splitlines()[0]
+    near = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"{unknown[0]} is not in the config. {hint}Top-level keys: {', '.join(sorted(recipe))}."
+
+
+def _keys(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in recipe.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _keys(value, f"{prefix}{key}.")

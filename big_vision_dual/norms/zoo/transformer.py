@@ -43,7 +43,9 @@ def block(atoms: Atoms, scaling: Scaling, path: str, width: int, heads: int, hid
     return residual(scaling, feed_forward @ atoms.layer_norm(f"{path}/LayerNorm_1", width), 2 * depth) @ attend
 
 
-def encoder(atoms: Atoms, scaling: Scaling, width: int, heads: int, hidden: int, depth: int, *, scan: bool, mass: float):
+def encoder(
+    atoms: Atoms, scaling: Scaling, width: int, heads: int, hidden: int, depth: int, *, scan: bool, mass: float
+):
     """`depth` blocks tared to `mass`, and the final LayerNorm; stacked leaves where `scan`."""
     path = "Transformer/encoderblock" if scan else "Transformer/encoderblock_{layer}"
     blocks = (block(atoms, scaling, path, width, heads, hidden, depth) ** depth).tare(mass)
