@@ -1,0 +1,42 @@
+"""Parses `bvd COMMAND ...`; each command's module is imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from big_vision_dual.norms import NormError
+from big_vision_dual.recipes import RecipeError
+from big_vision_dual.tables import TableError
+
+COMMANDS = {
+    "norms": "build, show, diff, check and audit target_norm tables",
+}
+_EXPECTED = (NormError, RecipeError, TableError, FileNotFoundError, ValueError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0 done, 1 a finding or failure, 2 wrong input."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="bvd", description="Modular duality for training vision models.")
+    choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        command = choices.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        if argv[:1] == [name]:
+            _module(name).add_arguments(command)
+    args, overrides = parser.parse_known_args(argv)
+    wrong = [word for word in overrides if not word.startswith("--config.")]
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}. See bvd {args.command} --help.")
+    args.overrides = overrides
+    try:
+        return _module(args.command).run(args)
+    except _EXPECTED as error:
+        print(f"bvd {args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _module(name: str):
+    return importlib.import_module(f"big_vision_dual.cli.{name.replace('-', '_')}")

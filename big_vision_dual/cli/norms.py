@@ -1,0 +1,80 @@
+"""`bvd norms build | show | diff | check`."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+from rich.console import Console
+
+from big_vision_dual import recipes, tables
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the four verbs."""
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    build = verbs.add_parser("build", help="dry-run a config's norm tree; print the table or write it to a file")
+    build.add_argument("--config", required=True, help="a recipe; --config.norms.blocks_mass=5 and the like change it")
+    build.add_argument("--out", type=pathlib.Path, help="the JSON file to write")
+    show = verbs.add_parser("show", help="print a table, layers by atoms")
+    show.add_argument("table", help="a JSON file, or a name in norm_cache")
+    show.add_argument("--leaves", action="store_true", help="one line a leaf instead of layers by atoms")
+    show.add_argument("--plot", type=pathlib.Path, help="also draw it, log colour, into this PNG or SVG file")
+    diff = verbs.add_parser("diff", help="compare two tables, largest ratio of target norms first; 1 if they differ")
+    diff.add_argument("a")
+    diff.add_argument("b")
+    diff.add_argument("--most", type=int, default=20, help="how many leaves to print (default 20)")
+    check = verbs.add_parser("check", help="does a table fit the parameters of a config's model?")
+    check.add_argument("table")
+    check.add_argument("--config", required=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs one verb; see `add_arguments`."""
+    return _VERBS[args.verb](args, Console())
+
+
+def _build(args: argparse.Namespace, console: Console) -> int:
+    table = tables.for_config(recipes.load(args.config, args.overrides))
+    if args.out is None:
+        print(tables.dumps(table), end="")
+        return 0
+    tables.save(table, args.out)
+    console.print(f"{args.out}: {len(table.rows)} leaves, mass {table.mass:g}, sensitivity {table.sensitivity:g}")
+    return 0
+
+
+def _show(args: argparse.Namespace, console: Console) -> int:
+    from big_vision_dual.report import table_view
+
+    table = tables.load(args.table)
+    console.print(table_view.leaves(table) if args.leaves else table_view.grid(table))
+    if args.plot:
+        table_view.plot(table, args.plot)
+        console.print(f"wrote {args.plot}")
+    return 0
+
+
+def _diff(args: argparse.Namespace, console: Console) -> int:
+    from big_vision_dual.report import table_view
+
+    difference = table_view.difference(tables.load(args.a), tables.load(args.b))
+    console.print(table_view.difference_table(difference, args.a, args.b, args.most))
+    return 0 if difference.same else 1
+
+
+def _check(args: argparse.Namespace, console: Console) -> int:
+    import jax
+
+    from big_vision_dual import models
+    from big_vision_dual.trainer import step
+
+    config = recipes.load(args.config, args.overrides)
+    table = tables.load(args.table)
+    model = models.get(config.model_name).Model(config.num_classes, **config.model)
+    tables.check(table, jax.eval_shape(lambda: step.init_params(config, model)))
+    console.print(f"{args.table} fits {args.config}: {len(table.rows)} leaves.")
+    return 0
+
+
+_VERBS = {"build": _build, "show": _show, "diff": _diff, "check": _check}

@@ -1,0 +1,1 @@
+"""Tables, run files and study results turned into terminal tables, pictures and pages."""
