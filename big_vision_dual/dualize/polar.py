@@ -1,0 +1,141 @@
+"""Orthogonalization of stacks of matrices: X = U S V^T -> U V^T, the polar factor.
+
+The iterations apply an odd polynomial to the singular values and leave the singular vectors alone:
+X <- a X + (b A + c A^2) X with A = X X^T, which maps sigma to a sigma + b sigma^3 + c sigma^5.
+They work with matrix products only, so a stack of matrices is one batched program on a TPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+Coefficients = tuple[tuple[float, float, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Polar:
+    """One way to orthogonalize.
+
+    coefficients: (a, b, c) of each step; empty for the singular value decomposition.
+    band: where singular values from [1e-3, 1] of the Frobenius norm end up, in exact arithmetic.
+    source: where the coefficients come from.
+    """
+
+    name: str
+    coefficients: Coefficients
+    band: tuple[float, float]
+    source: str
+
+
+def _polar_express(steps: int) -> Coefficients:
+    """The first `steps` of the published polynomials, the last one repeated beyond the eighth.
+
+    All but the last are divided by (s, s^3, s^5), s = 1.01: singular values that rounding pushed above 1 must not grow.
+    """
+    published = (
+        (8.28721201814563, -23.595886519098837, 17.300387312530933),
+        (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+        (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+        (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+        (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+        (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+        (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+        (1.875, -1.25, 0.375),
+    )
+    safe = tuple((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in published[:-1])
+    return (safe + published[-1:] * max(1, steps - len(safe)))[:steps]
+
+
+_NEWTON_SCHULZ_6 = (
+    (3955, -8306, 5008),
+    (3735, -6681, 3463),
+    (3799, -6499, 3211),
+    (4019, -6385, 2906),
+    (2677, -3029, 1162),
+    (2172, -1833, 682),
+)
+
+POLARS = {
+    polar.name: polar
+    for polar in (
+        Polar(
+            "newton_schulz_6",
+            tuple((a / 1024, b / 1024, c / 1024) for a, b, c in _NEWTON_SCHULZ_6),
+            (0.866, 0.999),
+            "Modula, github.com/modula-systems/modula; method: arXiv 2410.21265",
+        ),
+        Polar("polar_express", _polar_express(6), (0.993, 1.001), "Amsel et al., arXiv 2505.16932"),
+        Polar(
+            "muon_5",
+            ((3.4445, -4.7750, 2.0315),) * 5,
+            (0.471, 1.202),
+            "Keller Jordan, kellerjordan.github.io/posts/muon",
+        ),
+        Polar("svd", (), (1.0, 1.0), "LAPACK's, in float32: the reference"),
+    )
+}
+
+
+def get(name: str) -> Polar:
+    """Looks a method up; 'polar_express:STEPS' chooses its number of steps."""
+    base, colon, steps = name.partition(":")
+    if base == "polar_express" and steps.isdigit() and int(steps) > 0:
+        return dataclasses.replace(POLARS[base], name=name, coefficients=_polar_express(int(steps)))
+    if base not in POLARS or colon:
+        raise ValueError(f"unknown polar {name!r}; possible: {', '.join(POLARS)}, polar_express:STEPS.")
+    return POLARS[base]
+
+
+def orthogonalize(x: jax.Array, polar: str | Polar = "newton_schulz_6", dtype: str = "float32") -> jax.Array:
+    """Polar factor of each matrix of `x` (..., n, m), float32, same shape.
+
+    dtype: of the operands of the matrix products, 'float32' or 'bfloat16'; they accumulate in float32. float32 asks for
+    full precision where a device's default is lower (a TPU's is one bfloat16 pass). The SVD is always float32.
+    Any scale of `x` will do, 1e-30 as well as 1e30; a zero matrix gives a zero matrix.
+    """
+    method = get(polar) if isinstance(polar, str) else polar
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"polar dtype is {dtype!r}; possible: 'float32', 'bfloat16'.")
+    if x.shape[-2] > x.shape[-1]:  # the Gram matrix shall be the smaller one
+        return orthogonalize(x.mT, method, dtype).mT
+    x = frobenius_normalized(x)
+    return _iterate(x, method.coefficients, jnp.dtype(dtype)) if method.coefficients else _svd(x)
+
+
+def frobenius_normalized(x: jax.Array) -> jax.Array:
+    """Each matrix divided by its Frobenius norm, in float32; zero stays zero.
+
+    The largest entry is divided out first, so that squares neither underflow nor overflow.
+    """
+    x = x.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
+    x = x / jnp.where(largest > 0, largest, 1)
+    norm = jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True))
+    return x / jnp.where(norm > 0, norm, 1)
+
+
+def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Batched product accumulated and returned in float32; float32 operands are not rounded on the way."""
+    exact = x.dtype == jnp.float32
+    precision = jax.lax.Precision.HIGHEST if exact else None
+    return jnp.matmul(x, y, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _iterate(x: jax.Array, coefficients: Coefficients, dtype: jnp.dtype) -> jax.Array:
+    for a, b, c in coefficients:
+        x_low = x.astype(dtype)
+        gram = matmul(x_low, x_low.mT)
+        gram_low = gram.astype(dtype)
+        polynomial = b * gram + c * matmul(gram_low, gram_low)
+        x = a * x + matmul(polynomial.astype(dtype), x_low)
+    return x
+
+
+def _svd(x: jax.Array) -> jax.Array:
+    """U V^T over the range of `x`: directions without gradient stay zero."""
+    u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+    noise = jnp.finfo(jnp.float32).eps * x.shape[-1] * s[..., :1]
+    return matmul(u * (s > noise)[..., None, :], vt)
