@@ -1,1 +1,37 @@
-"""Modular duality for training vision models: norm tables, optax transforms and a Big Vision-style trainer."""
+"""Modular duality for training vision models: norm tables, optax transforms and a Big Vision-style trainer.
+
+>>> import big_vision_dual as bvd, optax
+>>> tx = optax.chain(bvd.scale_by_dualize("vit_s16_i1k"), optax.scale_by_learning_rate(0.1))
+
+Attributes are imported when first used, so that tables and norms can be had without JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from big_vision_dual.dualize import project as project
+    from big_vision_dual.dualize import scale_by_dualize as scale_by_dualize
+    from big_vision_dual.tables import TargetNormTable as TargetNormTable
+    from big_vision_dual.tables import flat as flat_table
+    from big_vision_dual.tables import load as load_table
+    from big_vision_dual.tables import save as save_table
+
+_PUBLIC = {
+    "scale_by_dualize": ("dualize", "scale_by_dualize"),
+    "project": ("dualize", "project"),
+    "load_table": ("tables", "load"),
+    "save_table": ("tables", "save"),
+    "flat_table": ("tables", "flat"),
+    "TargetNormTable": ("tables", "TargetNormTable"),
+}
+__all__ = ["TargetNormTable", "flat_table", "load_table", "project", "save_table", "scale_by_dualize"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; possible: {', '.join(__all__)}.")
+    module, attribute = _PUBLIC[name]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)

@@ -1,0 +1,69 @@
+"""`bvd norms` as a user calls it."""
+
+import json
+
+import pytest
+
+from big_vision_dual import tables
+from big_vision_dual.cli import main
+
+
+def test_build_writes_what_show_and_check_read(tmp_path, capsys):
+    out = tmp_path / "t.json"
+    flags = ["--config.norms.blocks_mass=5", "--config.model.variant=mu/16"]
+    assert main(["norms", "build", "--config", "vit_s16_i1k_dual", "--out", str(out), *flags]) == 0
+    assert tables.load(out).mass == 2 + 5 + 2 + 2
+    picture = tmp_path / "t.png"
+    assert main(["norms", "show", str(out), "--plot", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    shown = capsys.readouterr().out
+    assert "encoderblock_0" in shown
+    assert "mass 11, sensitivity 1" in shown
+    assert main(["norms", "check", str(out), "--config", "vit_s16_i1k_dual", "--config.model.variant=mu/16"]) == 0
+    assert main(["norms", "check", str(out), "--config", "vit_s16_i1k_dual"]) == 2
+    assert "does not fit these parameters" in capsys.readouterr().err
+
+
+def test_build_prints_json_without_out(capsys):
+    assert main(["norms", "build", "--config", "configs/vit_ti16_i1k_dual.py"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["atoms"]) == 198
+
+
+def test_show_unfolds_stacked_layers(tmp_path, capsys):
+    out = tmp_path / "scan.json"
+    main(["norms", "build", "--config", "vit_s16_i1k_dual", "--out", str(out), "--config.model.scan=True"])
+    main(["norms", "show", str(out)])
+    assert "encoderblock_11" in capsys.readouterr().out
+    main(["norms", "show", str(out), "--leaves"])
+    assert "Transformer/encoderblock/" in capsys.readouterr().out
+
+
+def test_diff_sorts_by_ratio_and_tells_sameness_by_status(capsys):
+    assert main(["norms", "diff", "vit_s16_i1k", "vit_s16_i1k"]) == 0
+    assert main(["norms", "diff", "vit_s16_i1k", "vit_s16_i1k_seed", "--most", "3"]) == 1
+    shown = capsys.readouterr().out
+    assert "196 of 198 shared leaves differ" in shown
+    assert "98" in shown.split("encoder_norm/scale")[1].splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["norms", "show", "nothing"], "no table 'nothing'; possible:"),
+        (["norms", "build", "--config", "nothing"], "no config 'nothing'; possible:"),
+        (["norms", "build", "--config", "vit_s16_i1k_dual", "--config.norms.blockmass=1"], "Did you mean --config.norms.b"),
+        (["norms", "build", "--config", "vit_s16_i1k_dual", "--config.norms.conventions=sead"], "possible: well_normed"),
+    ],
+)
+def test_mistakes_get_one_readable_line_and_status_2(capsys, arguments, message):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_an_unknown_flag_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["norms", "show", "vit_s16_i1k", "--confg.lr=1"])
+    assert stop.value.code == 2
+    assert "unrecognized arguments: --confg.lr=1" in capsys.readouterr().err
