@@ -72,7 +72,10 @@ def grid(table: TargetNormTable) -> rich.table.Table:
 
 def leaves(table: TargetNormTable) -> rich.table.Table:
     """One line a leaf, all fields."""
-    view = rich.table.Table("leaf", "atom", "shape", "mass", "sensitivity", "target_norm", title=_title(table))
+    view = rich.table.Table(title=_title(table))
+    view.add_column("leaf", overflow="fold")
+    for column in ("atom", "shape", "mass", "sensitivity", "target_norm"):
+        view.add_column(column)
     for row in table.rows:
         numbers = (_range(value) for value in (row.mass, row.sensitivity, row.target_norm))
         view.add_row(row.key, row.atom, "x".join(map(str, row.shape)), *numbers)

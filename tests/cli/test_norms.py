@@ -35,7 +35,7 @@ def test_show_unfolds_stacked_layers(tmp_path, capsys):
     main(["norms", "show", str(out)])
     assert "encoderblock_11" in capsys.readouterr().out
     main(["norms", "show", str(out), "--leaves"])
-    assert "Transformer/encoderblock/" in capsys.readouterr().out
+    assert "12x384x6x64" in capsys.readouterr().out
 
 
 def test_diff_sorts_by_ratio_and_tells_sameness_by_status(capsys):
