@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from big_vision_dual import arch
 
-MODELS = ("vit", "mlp", "gpt")
+MODELS = ("vit", "mlp", "gpt", "mamba", "mamba2", "vision_mamba")
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
