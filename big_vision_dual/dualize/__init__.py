@@ -1,5 +1,8 @@
 """Modular duality as optax transformations: orthogonalization, one dual map per atom, grouping, projection, norms."""
 
-from big_vision_dual.dualize.graft import scale_by_dualize
+from big_vision_dual.dualize import measure
+from big_vision_dual.dualize.constrain import constrain, project
+from big_vision_dual.dualize.graft import DualizeState, scale_by_dualize
+from big_vision_dual.dualize.polar import orthogonalize
 
-__all__ = ["scale_by_dualize"]
+__all__ = ["DualizeState", "constrain", "measure", "orthogonalize", "project", "scale_by_dualize"]

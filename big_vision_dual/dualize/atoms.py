@@ -59,14 +59,20 @@ ATOMS = {
 }
 
 
-def unit_dual(kind: str, g_BxNxM: jax.Array, polar: str = "newton_schulz_6", dtype: str = "float32") -> jax.Array:
+def unit_dual(
+    kind: str, g_BxNxM: jax.Array, polar: str | polar_lib.Polar = "newton_schulz_6", dtype: str = "float32"
+) -> jax.Array:
     """The dual of each gradient before its gain: the polar factor, or vectors of length 1; zero stays zero."""
     axes = ATOMS[kind].vector_axes
     return polar_lib.orthogonalize(g_BxNxM, polar, dtype) if axes is None else _unit(g_BxNxM, axes)
 
 
 def dual(
-    kind: str, g_BxNxM: jax.Array, gain_B: jax.Array, polar: str = "newton_schulz_6", dtype: str = "float32"
+    kind: str,
+    g_BxNxM: jax.Array,
+    gain_B: jax.Array,
+    polar: str | polar_lib.Polar = "newton_schulz_6",
+    dtype: str = "float32",
 ) -> jax.Array:
     """The direction of unit norm with the largest inner product with each gradient; 0 where the gradient is 0.
 
@@ -97,8 +103,8 @@ def dual_norm(
 def spectral_norm(x_BxNxM: jax.Array) -> jax.Array:
     """Largest singular value of each matrix, (B,): power iteration on all directions at once, by repeated squaring.
 
-    With A = X X^T / |X|_F^2 (n x n) and p = 2^8, |A^p|_F^(1/2p) is the Schatten-4p norm of X / |X|_F, which lies between
-    sigma_max and n^(1/4p) sigma_max. Unlike power iteration of one vector it needs no start and no spectral gap.
+    With A = X X^T / |X|_F^2 (n x n) and p = 2^8, |A^p|_F^(1/2p) is the Schatten-4p norm of X / |X|_F, which lies
+    between sigma_max and n^(1/4p) sigma_max. Unlike power iteration of one vector it needs no start and no gap.
     """
     if x_BxNxM.shape[-2] > x_BxNxM.shape[-1]:
         return spectral_norm(x_BxNxM.mT)
@@ -116,7 +122,11 @@ def spectral_norm(x_BxNxM: jax.Array) -> jax.Array:
 
 
 def project(
-    kind: str, w_BxNxM: jax.Array, gain_B: jax.Array, polar: str = "newton_schulz_6", dtype: str = "float32"
+    kind: str,
+    w_BxNxM: jax.Array,
+    gain_B: jax.Array,
+    polar: str | polar_lib.Polar = "newton_schulz_6",
+    dtype: str = "float32",
 ) -> jax.Array:
     """Each weight back to unit norm: onto the sphere of its dual maps, or into the ball (see `Atom.on_sphere`)."""
     atom, gain = ATOMS[kind], gain_B[:, None, None]

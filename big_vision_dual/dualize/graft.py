@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,7 +49,7 @@ def scale_by_dualize(
         update = target_norm * dual(direction)      (`atoms.dual`; arXiv 2405.14813, 2410.21265)
 
     The update points uphill: follow with `optax.scale_by_learning_rate`. All atoms of one kind and shape are one
-    stack; `optax.partition` gives each stack its transformation.
+    stack; `optax.partition` gives each stack its transformation. Updates have their gradients' dtypes.
 
     table: a table, a path, or a name in norm_cache; checked against the parameters at init (`tables.check`).
     momentum_kind: 'ema' as above, or 'trace' (m <- momentum m + g). Dual maps ignore the scale of their argument, so
@@ -57,7 +58,7 @@ def scale_by_dualize(
     per_head: a Linear with fan-out (heads, d_head), as query, key and value, counts as one Linear per head; each head's
       update then has the target norm in the norm of a Linear fan_in -> d_head.
     scale_floor: Linear updates are scaled by max(1, sqrt(fan_out/fan_in)); with fan_out < fan_in they exceed the
-      target norm by sqrt(fan_in/fan_out), as in Muon and the first attempt at a dualized ViT.
+      target norm by sqrt(fan_in/fan_out), as in the first attempt at a dualized ViT.
     fallback: ordered (regex of the whole path, kind) pairs, the first match wins; kind 'adam' sends a leaf to
       `optax.scale_by_adam` (its defaults), 'dualize' exempts it from later pairs.
     fallback_scale: factor on Adam's update: the ratio of its learning rate to the dualized one.
@@ -68,19 +69,49 @@ def scale_by_dualize(
     table = tables.resolve(table)
     if momentum_kind not in ("ema", "trace"):
         raise ValueError(f"momentum_kind is {momentum_kind!r}; possible: 'ema', 'trace'.")
-    polar_lib.get(polar)  # an unknown name fails here, not in the first step
-    gradient_weight = 1 - momentum if momentum_kind == "ema" else 1.0
-    placement = Placement(shard_axis, mesh)
+    rule = _Rule(
+        momentum=momentum,
+        gradient_weight=1 - momentum if momentum_kind == "ema" else 1.0,
+        nesterov=nesterov,
+        polar=polar_lib.get(polar),
+        dtype=dtype,
+        mu_dtype=mu_dtype,
+        placement=Placement(shard_axis, mesh),
+    )
     kinds = _kinds(table, fallback)
     dualized = [row for row in table.rows if kinds[row.path] == "dualize"]
     groups = groups_lib.make(dualized, per_head=per_head, scale_floor=scale_floor, target_norms=target_norms)
-    transforms = {
-        name: _dualize_group(group, momentum, gradient_weight, nesterov, polar, dtype, mu_dtype, placement)
-        for name, group in groups.items()
-    }
+    transforms = {name: _dualize_group(group, rule) for name, group in groups.items()}
     transforms["adam"] = optax.chain(optax.scale_by_adam(), optax.scale(fallback_scale))
     labels = {layout.key: name for name, group in groups.items() for layout in group.layouts}
-    labels |= {row.key: "adam" for row in table.rows if kinds[row.path] == "adam"}
+    return _on_atoms(table, transforms, {row.key: labels.get(row.key, "adam") for row in table.rows})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """How one group is updated; the fields are those of `scale_by_dualize`."""
+
+    momentum: float
+    gradient_weight: float
+    nesterov: bool
+    polar: polar_lib.Polar
+    dtype: str
+    mu_dtype: Any
+    placement: Placement
+
+
+def _kinds(table: TargetNormTable, fallback: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """{path: 'adam' | 'dualize'}."""
+    unknown = sorted({kind for _, kind in fallback} - set(_FALLBACKS))
+    if unknown:
+        raise ValueError(f"fallback kinds {unknown}; possible: {', '.join(_FALLBACKS)}.")
+    return trees.first_match([*fallback, (".*", "dualize")], [row.path for row in table.rows], "fallback")
+
+
+def _on_atoms(
+    table: TargetNormTable, transforms: Mapping[str, optax.GradientTransformation], labels: Mapping[str, str]
+) -> optax.GradientTransformation:
+    """`optax.partition` over the atoms of a tree, {row.key: array}; a sliced leaf has atoms in several groups."""
 
     def partition(atoms: Mapping[str, Any]) -> optax.GradientTransformation:
         present = {key: labels[key] for key in atoms}
@@ -101,53 +132,34 @@ def scale_by_dualize(
     return optax.GradientTransformation(init, update)
 
 
-def _kinds(table: TargetNormTable, fallback: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """{path: 'adam' | 'dualize'}."""
-    unknown = sorted({kind for _, kind in fallback} - set(_FALLBACKS))
-    if unknown:
-        raise ValueError(f"fallback kinds {unknown}; possible: {', '.join(_FALLBACKS)}.")
-    return trees.first_match([*fallback, (".*", "dualize")], [row.path for row in table.rows], "fallback")
-
-
-def _dualize_group(
-    group: groups_lib.Group,
-    momentum: float,
-    gradient_weight: float,
-    nesterov: bool,
-    polar: str,
-    dtype: str,
-    mu_dtype: Any,
-    placement: Placement,
-) -> optax.GradientTransformation:
+def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransformation:
     """One group's momentum and dual, on {key: array} with `optax.MaskedNode` at the keys of other groups."""
 
-    def members(atoms: Mapping[str, Any]) -> tuple[groups_lib.Group, dict[str, jax.Array]]:
+    def members(atoms: Any) -> tuple[groups_lib.Group, dict[str, jax.Array]]:
         present = {key: atom for key, atom in atoms.items() if not isinstance(atom, optax.MaskedNode)}
         return group.only(present), present
 
-    def init(params: Mapping[str, Any]) -> DualizeState:
+    def init(params: Any) -> Any:
         present, _ = members(params)
-        return DualizeState(placement.momentum(jnp.zeros(present.shape, mu_dtype)))
+        return DualizeState(rule.placement.momentum(jnp.zeros(present.shape, rule.mu_dtype)))
 
-    def update(updates: Mapping[str, Any], state: DualizeState, params: Any = None) -> tuple[Any, DualizeState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         present, gradients = members(updates)
-        gradient = gradient_weight * placement.momentum(present.pack(gradients))
-        mu = momentum * state.momentum.astype(jnp.float32) + gradient
-        direction = momentum * mu + gradient if nesterov else mu
-        dual = _dual(present, direction, polar, dtype, placement)
-        new_state = DualizeState(placement.momentum(mu.astype(mu_dtype)))
-        return {**updates, **present.unpack(dual, gradients)}, new_state
+        gradient = rule.gradient_weight * rule.placement.momentum(present.pack(gradients))
+        mu = rule.momentum * state.momentum.astype(jnp.float32) + gradient
+        direction = rule.momentum * mu + gradient if rule.nesterov else mu
+        directions = present.unpack(_dual(present, direction, rule), gradients)
+        return {**updates, **directions}, DualizeState(rule.placement.momentum(mu.astype(rule.mu_dtype)))
 
     return optax.GradientTransformation(init, update)
 
 
-def _dual(group: groups_lib.Group, direction: jax.Array, polar: str, dtype: str, placement: Placement) -> jax.Array:
+def _dual(group: groups_lib.Group, direction_BxNxM: jax.Array, rule: _Rule) -> jax.Array:
     """target_norm * dual(direction) of a whole stack."""
-    if atoms_lib.ATOMS[group.atom].spectral:
-        direction = placement.whole_matrices(direction)
-    else:
-        direction = placement.replicated(direction)  # small vectors: not worth a second layout
-    unit = atoms_lib.unit_dual(group.atom, direction, polar, dtype)
-    unit = placement.replicated(unit)[: group.shape[0]]
-    return (group.gains * group.target_norms)[:, None, None] * unit
+    spectral = atoms_lib.ATOMS[group.atom].spectral
+    # Vectors are dualized on every device: they are not worth a second layout.
+    placed = rule.placement.whole_matrices(direction_BxNxM) if spectral else rule.placement.replicated(direction_BxNxM)
+    unit = atoms_lib.unit_dual(group.atom, placed, rule.polar, rule.dtype)
+    unit = rule.placement.replicated(unit)[: group.shape[0]]
+    return jnp.asarray(group.gains * group.target_norms)[:, None, None] * unit

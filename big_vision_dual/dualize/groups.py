@@ -113,7 +113,7 @@ def split(tree: Any, table: TargetNormTable) -> dict[str, Any]:
     return {row.key: _slice(leaf, row) for path, leaf in leaves(tree).items() for row in rows[path]}
 
 
-def join(atoms: Mapping[str, jax.Array], tree: Any, table: TargetNormTable) -> Any:
+def join(atoms: Any, tree: Any, table: TargetNormTable) -> Any:
     """{row.key: array} -> a tree with the structure of `tree`; the inverse of `split`."""
     rows = table.by_path()
     joined = []
