@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from big_vision_dual import tables, trees
-from big_vision_dual.optim import arguments, schedules, transforms
+from big_vision_dual.optim import arguments, constraints, schedules, transforms
 
 PyTree = Any
 KERNELS_ONLY = ((".*/kernel", 1.0),)
@@ -29,15 +29,19 @@ def make(
 
     In order: clip by the global norm of what is not frozen (grad_clip_norm), `optax_name(**optax)`, times lr,
     times lr_mults, plus wd * wd_mults * parameter, times the schedule, times -1. So a step takes
-    wd * schedule(t) * p off a parameter whatever lr is.
+    wd * schedule(t) * p off a parameter whatever lr is. Last comes `weight_constraint` (see `constraints`).
 
     config: a mapping; lr, wd, lr_mults, wd_mults, grad_clip_norm and the numbers in `optax` may be traced
       arrays, so that a sweep can vmap over them. lr_mults and schedule are ordered [(regex, value)] lists
       that must cover every parameter (schedule may be one value for all); a schedule of None freezes:
       updates 0, no optimizer state. wd_mults lists what decays, by default the kernels.
-    params: arrays or shapes. table: target norms for `optax_name='big_vision_dual.scale_by_dualize'`.
+    params: arrays or shapes. table: target norms for `optax_name='big_vision_dual.scale_by_dualize'` and for
+      constraints; by default optax.table, else `tables.for_config(config)`.
     """
     names = leaf_names(params)
+    dual = config["optax_name"] == transforms.DUALIZE
+    if table is None and (dual or constraints.kind(config) != "none"):
+        table = tables.resolve((config.get("optax") or {}).get("table") or tables.for_config(config))
     rules = _schedule_rules(config)
     rule_of = _match([(pattern, i) for i, (pattern, _) in enumerate(rules)], names, "config.schedule")
     trained = jax.tree.map(lambda rule: rules[rule][1] is not None, rule_of)
@@ -49,12 +53,13 @@ def make(
     ]
     stages = [
         *_clip(config.get("grad_clip_norm"), trained),
-        optax.masked(_optimizer(config, table), trained),
+        optax.masked(_optimizer(config, table if dual else None), trained),
         optax.scale(config["lr"]),
         *_multiply(config.get("lr_mults"), names),
         *_decay(config, names),
         _scale_by_schedules(functions, rule_of),
         optax.scale(-1.0),
+        *constraints.make(config, functions, rule_of, _dualized(config, names), table),
     ]
     used = [function for function in functions if function is not None]
     return optax.chain(*stages), {f"global_schedule{i or ''}": function for i, function in enumerate(used)}
@@ -84,11 +89,15 @@ def _clip(max_norm: Any, trained: PyTree) -> list[optax.GradientTransformation]:
 
 def _optimizer(config: Any, table: Any) -> optax.GradientTransformation:
     factory = transforms.find(config["optax_name"])
-    options = dict(config.get("optax") or {})
-    if config["optax_name"] == transforms.DUALIZE:
-        options["table"] = table or options.get("table") or tables.for_config(config)
+    options = dict(config.get("optax") or {}) | ({} if table is None else {"table": table})
     arguments.check(factory, options, f"config.optax ({config['optax_name']})")
     return factory(**options)
+
+
+def _dualized(config: Any, names: PyTree) -> PyTree:
+    """Which leaves `scale_by_dualize` does not hand to its fallback; all of them under another optimizer."""
+    fallback = (config.get("optax") or {}).get("fallback", ())
+    return jax.tree.map(lambda kind: kind == "dualize", _match([*fallback, (".*", "dualize")], names, "fallback"))
 
 
 def _multiply(rules: Any, names: PyTree) -> list[optax.GradientTransformation]:
@@ -104,7 +113,7 @@ def _multiply(rules: Any, names: PyTree) -> list[optax.GradientTransformation]:
 def _decay(config: Any, names: PyTree) -> list[optax.GradientTransformation]:
     """Adds wd * mult * parameter; leaves that no pattern matches do not decay."""
     wd = config.get("wd")
-    if _is_zero(wd):
+    if _is_zero(wd) or constraints.kind(config) == "decay":
         return []
     mults = _match([*config.get("wd_mults", KERNELS_ONLY), (".*", 0.0)], names, "config.wd_mults")
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from big_vision_dual import dualize
 from big_vision_dual.optim import arguments
 
 
@@ -57,6 +58,7 @@ def scale_by_adafactor(
 
 DUALIZE = "big_vision_dual.scale_by_dualize"
 _OURS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    DUALIZE: dualize.scale_by_dualize,
     "big_vision.momentum_hp": momentum_hp,
     "big_vision.scale_by_adafactor": scale_by_adafactor,
     "big_vision.sgd": optax.identity,
@@ -65,10 +67,6 @@ _OURS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 def find(optax_name: str) -> Callable[..., Any]:
     """The factory of a transformation: one of ours, or an attribute path on the `optax` module."""
-    if optax_name == DUALIZE:
-        from big_vision_dual import dualize
-
-        return dualize.scale_by_dualize
     if optax_name in _OURS:
         return _OURS[optax_name]
     try:
@@ -76,10 +74,10 @@ def find(optax_name: str) -> Callable[..., Any]:
     except AttributeError:
         factory = None
     if not callable(factory):
-        known = [DUALIZE, *_OURS, *(name for name in dir(optax) if name.islower() and callable(getattr(optax, name)))]
+        known = [*_OURS, *(name for name in dir(optax) if name.islower() and callable(getattr(optax, name)))]
         near = arguments.did_you_mean(optax_name, known)
         raise ValueError(
-            f"unknown optax_name {optax_name!r}{near}; possible: {', '.join([DUALIZE, *_OURS])}, or an attribute path "
+            f"unknown optax_name {optax_name!r}{near}; possible: {', '.join(_OURS)}, or an attribute path "
             "on the optax module such as 'scale_by_adam' or 'contrib.scale_by_muon'."
         )
     return factory
