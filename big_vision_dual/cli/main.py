@@ -12,7 +12,9 @@ from big_vision_dual.recipes import RecipeError
 from big_vision_dual.tables import TableError
 
 COMMANDS = {
+    "demo": "train AdamW and the dualized ViT side by side on MNIST digits",
     "norms": "build, show, diff, check and audit target_norm tables",
+    "train": "train a recipe; the same as python -m big_vision_dual.train",
 }
 _EXPECTED = (NormError, RecipeError, TableError, FileNotFoundError, ValueError)
 
