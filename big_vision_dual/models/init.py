@@ -45,8 +45,9 @@ class Initializers:
 
     patch, block, dense: kernels of the patch embedding, of attention and MLP blocks, of `pre_logits` and head.
     mlp_bias: biases of an MLP block. positions, tokens: rows of a learned embedding.
-    cls, probe: the vectors of shape (1, 1, width) that pool by attention. They are embeddings of one row: a
-      dual one starts at RMS 1, since attention from a zero probe would be uniform with no gradient to the keys.
+    cls, probe: the vectors of shape (1, 1, width) that pool by attention. The norm tree counts them as biases, but
+      a dual one starts at RMS 1, unit norm, and not at 0: all keys look alike to a zero query, which then passes
+      no gradient to them.
     head_zero: whether a head starts at 0 when the model's `head_zeroinit` leaves it open.
     """
 

@@ -56,8 +56,6 @@ class MultiHeadDotProductAttention(nn.Module):
     @nn.compact
     def __call__(self, queries_BxTxD: jax.Array, inputs_BxSxD: jax.Array) -> jax.Array:
         spec, width = self.spec, queries_BxTxD.shape[-1]
-        if width % spec.num_heads:
-            raise ValueError(f"width {width} is not divisible by num_heads {spec.num_heads}; change one of them.")
         dense = functools.partial(
             nn.DenseGeneral, dtype=spec.dtype_mm, kernel_init=init.initializers(spec.scaling.init).block
         )

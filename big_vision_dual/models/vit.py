@@ -137,23 +137,18 @@ class ViT(nn.Module):
 
 
 def Model(num_classes: int | None = None, *, variant: str | None = None, **options: Any) -> ViT:
-    """A ViT from `config.model`. `variant` ('S/16') gives the sizes, which `options` override one by one.
+    """A ViT from `config.model`. `variant` ('S/16'; default 'B') gives the sizes, `options` override them one by one.
 
-    width, depth, mlp_dim, num_heads, patch_size: sizes, where the variant does not say.
+    width, depth, mlp_dim, num_heads, patch_size: sizes, see `arch.vit_size_of`.
     pool_type: 'gap' | 'tok' | 'map' | '0'. posemb: 'learn' | 'sincos2d'. rep_size: features of a tanh layer before
       the head; True for the width, False for none. num_classes None: no head, the pooled vector is returned.
     scaling: see `arch.scaling`. dropout: rate. head_zeroinit: None for zero under the standard init and scaled
       orthogonal under the dual one. scan, remat_policy: see `transformer.Encoder`. dtype_mm: of matrix products.
 
-    Raises `ValueError` for unknown options or values and for sizes not given.
+    Raises `ValueError` for unknown options or values.
     """
-    sizes = dataclasses.asdict(arch.vit_size(variant)) if variant else {}
-    options = {**{name: size for name, size in sizes.items() if size is not None}, **options}
-    missing = [name for name in ("width", "depth", "mlp_dim", "num_heads", "patch_size") if name not in options]
-    if missing:
-        raise ValueError(f"ViT needs {missing}; give them, or variant='NAME/PATCH', NAME in {list(arch.VIT_SIZES)}.")
     for name, possible in (("pool_type", POOL_TYPES), ("posemb", POSEMBS)):
         if options.get(name, possible[0]) not in possible:
             raise ValueError(f"{name} is {options[name]!r}; possible: {', '.join(map(repr, possible))}.")
-    options["patch_size"] = tuple(options["patch_size"])
-    return models.build(ViT, num_classes=num_classes, **options)
+    sizes = dataclasses.asdict(arch.vit_size_of({"variant": variant, **options}))
+    return models.build(ViT, num_classes=num_classes, **{**options, **sizes})

@@ -1,0 +1,167 @@
+"""Weights in and out: Big Vision's `.npz`, position embeddings of other sizes, scan <-> loop."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision_dual import trees
+
+_ROOTS = ("params/", "opt/target/")  # where Big Vision's checkpoints of different ages keep the parameters
+_POSITIONS = "pos_embedding"
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be read, or that does not fit the model."""
+
+
+def load(
+    init_params: Mapping[str, Any], spec: str, model_cfg: Mapping[str, Any], dont_load: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Parameters of the file `spec`, 'PATH.npz' or 'PATH.npz:SUBMODEL', laid out as `init_params`.
+
+    Leaves whose whole path matches a regex of `dont_load` stay those of `init_params`, and may be absent from the
+    file. `model_cfg.scan` says whether the model stacks its blocks. Learned positions of another square grid are
+    resampled. Raises `WeightsError` listing missing and unexpected leaves and different shapes.
+    """
+    leaves = read(spec)
+    stored = loop_to_scan(leaves) if model_cfg.get("scan") else scan_to_loop(leaves)
+    ours = trees.flatten(init_params)
+    skipped = {path for path in {*ours, *stored} if any(re.fullmatch(pattern, path) for pattern in dont_load)}
+    wanted = {path: leaf for path, leaf in ours.items() if path not in skipped}
+    stored = {path: leaf for path, leaf in stored.items() if path not in skipped}
+    if _POSITIONS in stored and _POSITIONS in wanted:
+        stored[_POSITIONS] = resample_positions(stored[_POSITIONS], wanted[_POSITIONS].shape[1])
+    _check(stored, wanted, spec)
+    return trees.unflatten({path: stored.get(path, leaf) for path, leaf in ours.items()})
+
+
+def save(params: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Writes `params` as an `.npz` with '/'-joined keys, all of it or nothing."""
+    path = pathlib.Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        leaves = {key: np.asarray(leaf) for key, leaf in trees.flatten(params).items()}
+        np.savez(file, allow_pickle=False, **leaves)
+    partial.replace(path)
+
+
+def read(spec: str) -> dict[str, np.ndarray]:
+    """'PATH.npz' or 'PATH.npz:SUBMODEL' -> {path: array}; keys are bare, or those below params/ or opt/target/."""
+    match = re.fullmatch(r"(.+\.npz)(?::(.+))?", spec)
+    if not match:
+        raise WeightsError(f"weights {spec!r} are not an .npz file; give 'PATH.npz' or 'PATH.npz:SUBMODEL'.")
+    leaves = _read_archive(pathlib.Path(match[1]))
+    for root in _ROOTS:
+        if any(key.startswith(root) for key in leaves):
+            leaves = _below(leaves, root)
+            break
+    return _submodel(leaves, match[2], spec) if match[2] else leaves
+
+
+def _read_archive(file: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with file.open("rb") as opened, np.load(opened) as archive:
+            return {key: _recover_bfloat16(archive[key]) for key in archive.files}
+    except FileNotFoundError as error:
+        near = sorted(str(other) for other in file.parent.glob("*.npz"))
+        raise WeightsError(f"no weights file {file}; .npz files there: {', '.join(near) or 'none'}.") from error
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise WeightsError(f"{file} is no readable .npz archive ({error}); copy or download it again.") from error
+
+
+def _below(leaves: Mapping[str, np.ndarray], root: str) -> dict[str, np.ndarray]:
+    return {key.removeprefix(root): leaf for key, leaf in leaves.items() if key.startswith(root)}
+
+
+def _submodel(leaves: Mapping[str, np.ndarray], submodel: str, spec: str) -> dict[str, np.ndarray]:
+    part = _below(leaves, f"{submodel}/")
+    if not part:
+        roots = ", ".join(sorted({key.split("/")[0] for key in leaves}))
+        raise WeightsError(f"{spec}: no submodel {submodel!r} in the file; possible: {roots}.")
+    return part
+
+
+def _recover_bfloat16(leaf: np.ndarray) -> np.ndarray:
+    """bfloat16 -> float32: NumPy stores bfloat16 as two raw bytes and forgets its name."""
+    return leaf.view(jnp.bfloat16).astype(np.float32) if leaf.dtype == np.dtype("V2") else leaf
+
+
+def loop_to_scan(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{path: array}: stacks every `encoderblock_{i}/NAME`, i from 0, into `encoderblock/NAME`."""
+    stacked: dict[str, Any] = {}
+    layers: dict[str, dict[int, np.ndarray]] = {}
+    for path, leaf in leaves.items():
+        match = re.fullmatch(r"(.*encoderblock)_(\d+)(/.*)", path)
+        if match:
+            layers.setdefault(match[1] + match[3], {})[int(match[2])] = leaf
+        else:
+            stacked[path] = leaf
+    for path, by_layer in layers.items():
+        stacked[path] = np.stack([by_layer[i] for i in sorted(by_layer)])
+    return stacked
+
+
+def scan_to_loop(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{path: array}: the inverse of `loop_to_scan`."""
+    loop = {}
+    for path, leaf in leaves.items():
+        match = re.fullmatch(r"(.*encoderblock)(/.*)", path)
+        if match:
+            loop |= {f"{match[1]}_{i}{match[2]}": layer for i, layer in enumerate(leaf)}
+        else:
+            loop[path] = leaf
+    return loop
+
+
+def resample_positions(positions_1xTxD: np.ndarray, tokens: int) -> np.ndarray:
+    """Position embedding of a square grid -> (1, tokens, D) of another, bilinear with the corners aligned.
+
+    Raises `WeightsError` where a grid to be resampled is not square.
+    """
+    old_tokens, width = positions_1xTxD.shape[1:]
+    if tokens == old_tokens:
+        return positions_1xTxD
+    old, new = (round(count**0.5) for count in (old_tokens, tokens))
+    if (old**2, new**2) != (old_tokens, tokens):
+        raise WeightsError(
+            f"{_POSITIONS}: {old_tokens} positions in the file, {tokens} in the model, and only square grids can be "
+            f"resampled; change the input size, or start them afresh with dont_load=['{_POSITIONS}']."
+        )
+    weights = _bilinear(old, new)
+    grid = positions_1xTxD.reshape(old, old, width)
+    resampled = np.einsum("io,jp,opd->ijd", weights, weights, grid, optimize=True)
+    return resampled.reshape(1, tokens, width).astype(positions_1xTxD.dtype)
+
+
+def _bilinear(old: int, new: int) -> np.ndarray:
+    """(new, old) interpolation weights from `old` points to `new` on the same interval, ends included."""
+    at = np.linspace(0, old - 1, new)
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(old)))
+
+
+def _check(stored: Mapping[str, np.ndarray], wanted: Mapping[str, Any], spec: str) -> None:
+    shared = sorted(set(stored) & set(wanted))
+    problems = {
+        "missing from the file": sorted(set(wanted) - set(stored)),
+        "not in the model": sorted(set(stored) - set(wanted)),
+        "of another shape": [
+            f"{path} {stored[path].shape} in the file, {wanted[path].shape} in the model"
+            for path in shared
+            if stored[path].shape != wanted[path].shape
+        ],
+    }
+    lines = [f"{len(paths)} leaves {what}: {'; '.join(paths)}." for what, paths in problems.items() if paths]
+    if lines:
+        raise WeightsError(
+            "\n".join([f"{spec} does not fit the model.", *lines])
+            + "\nChange config.model to the file's model, or leave leaves at their initial values with regexes over "
+            "whole paths, for instance dont_load=['head/.*']."
+        )
