@@ -1,0 +1,44 @@
+"""Big Vision's entry point: python -m big_vision_dual.train --config F.py:arg --workdir W [--config.key=v ...].
+
+Exit codes: 0 done; 75 stopped by SIGTERM or SIGINT with everything saved, the same command continues; 1 failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from big_vision_dual import recipes
+from big_vision_dual.trainer import distributed
+from big_vision_dual.trainer.loop import fit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains; `arguments` as on the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m big_vision_dual.train", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument("--config", required=True, help="a config file or its name, with an optional :arg")
+    parser.add_argument("--workdir", required=True, help="folder for metrics and checkpoints, local or gs://")
+    parser.add_argument("--distributed", choices=distributed.MODES, default="auto", help="join a pod's other hosts")
+    known, overrides = parser.parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    distributed.initialize(known.distributed)
+    fit(recipes.load(known.config, overrides), known.workdir)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """'--config.lr', '1' -> '--config.lr=1', as absl takes it."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].startswith("--config.") and "=" not in joined[-1] and not argument.startswith("--"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One training run: state, sharded step, loop, checkpoints, metrics."""

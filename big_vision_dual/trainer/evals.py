@@ -1,0 +1,56 @@
+"""The evaluators of `config.evals`, run on the parameters of a state."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from big_vision_dual import data, evaluators, losses
+from big_vision_dual.trainer.setup import Run
+from big_vision_dual.trainer.state import TrainState
+
+_EMA = "predict_ema"
+
+
+class Evals:
+    """All evaluators of a run; `pred='predict_ema'` in an evaluator's config has it use the averaged parameters."""
+
+    def __init__(self, run: Run):
+        self._total_steps = run.total_steps
+        specs = run.config.get("evals") or {}
+        self._uses_ema = {name for name, spec in specs.items() if spec.get("pred") == _EMA}
+        self._scheduled = evaluators.make(
+            specs, predict_fns(run.config, run.model), _source_factory(run.config), run.fns.mesh,
+            batch_size=run.config.input.batch_size, total_steps=run.total_steps, data_size=run.data_size,
+        )  # fmt: skip
+
+    def run(self, step: int, state: TrainState) -> Iterator[tuple[str, float]]:
+        """(metric, value) of every evaluator that is due after `step`."""
+        for scheduled in self._scheduled:
+            if scheduled.due(step, self._total_steps):
+                yield from scheduled.run(state.ema_params if scheduled.name in self._uses_ema else state.params)
+
+
+def predict_fns(config: Any, model: Any) -> dict[str, Callable[[Any, Mapping[str, jax.Array]], Any]]:
+    """{'predict': (params, batch) -> (logits, out); with config.ema 'predict_ema'; 'loss': -> {'loss': (B,)}}."""
+    loss = losses.get(config.get("loss", "softmax_xent"))
+
+    def predict(params: Any, batch: Mapping[str, jax.Array]) -> Any:
+        return model.apply({"params": params}, batch["image"], train=False)
+
+    def per_example_loss(params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"loss": loss(predict(params, batch)[0], batch["labels"])}
+
+    return {"predict": predict, "loss": per_example_loss} | ({_EMA: predict} if config.get("ema") else {})
+
+
+def _source_factory(config: Any) -> evaluators.SourceFactory:
+    return functools.partial(
+        data.evaluation,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        pp_modules=config.get("pp_modules") or (),
+    )

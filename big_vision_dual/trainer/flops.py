@@ -1,0 +1,63 @@
+"""Model FLOPs of a step, and what a device could do: the two sides of MFU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+# bf16 FLOP/s of one JAX device (a TensorCore on v2 and v3, a chip on the others), dense.
+# Sources: cloud.google.com/tpu/docs/{v2,v3,v4,v5e,v5p,v6e}; nvidia.com data sheets of A100, H100 SXM, H200 SXM.
+PEAK_FLOPS = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak(device: Any) -> float | None:
+    """bf16 FLOP/s of a JAX device, None for kinds without a published number (a CPU)."""
+    return PEAK_FLOPS.get(device.device_kind)
+
+
+def training_flops(forward: Callable, *shapes: Any) -> float:
+    """FLOPs of one training step: three times the forward pass (Kaplan et al., arXiv 2001.08361, section 2.1).
+
+    Counts what the model asks for: neither rematerialization nor the optimizer.
+    """
+    return 3.0 * matmul_flops(jax.make_jaxpr(forward)(*shapes).jaxpr)
+
+
+def matmul_flops(jaxpr: core.Jaxpr) -> float:
+    """FLOPs of all matrix products and convolutions, a multiply-add being two; loop bodies times their length."""
+    return float(sum(_equation_flops(equation) for equation in jaxpr.eqns))
+
+
+def _equation_flops(equation: core.JaxprEqn) -> float:
+    name = equation.primitive.name
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        lhs, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+        return 2.0 * math.prod(out) * math.prod(lhs[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+        features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+        return 2.0 * math.prod(out) * math.prod(kernel) / features
+    times = equation.params["length"] if name == "scan" else 1
+    return times * sum(matmul_flops(inner) for inner in _inner(equation.params))
+
+
+def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
+    closed = [value.jaxpr for value in params.values() if isinstance(value, core.ClosedJaxpr)]
+    return closed + [value for value in params.values() if isinstance(value, core.Jaxpr)]

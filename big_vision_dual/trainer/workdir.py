@@ -1,0 +1,45 @@
+"""The folder of a run: everything needed to know what was run, and to continue it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from typing import Any
+
+import jax
+from etils import epath
+
+from big_vision_dual import tables
+from big_vision_dual.trainer.setup import Run
+
+TABLE_FILE, CONFIG_FILE, VERSIONS_FILE = "norm_table.json", "config.json", "versions.json"
+_PACKAGES = ("big_vision_dual", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
+
+
+def open_workdir(path: epath.PathLike) -> epath.Path:
+    """The folder, made where it is not there; a local path comes out absolute."""
+    name = os.fspath(path)
+    folder = epath.Path(name if "://" in name else os.path.abspath(os.path.expanduser(name)))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def describe(run: Run, folder: epath.Path) -> list[epath.Path]:
+    """Writes config.json, versions.json and the table used, if any; returns the files worth archiving."""
+    files = [folder / CONFIG_FILE]
+    if jax.process_index() == 0:
+        files[0].write_text(json.dumps(run.config.to_dict(), indent=2, default=str) + "\n")
+        (folder / VERSIONS_FILE).write_text(json.dumps(_versions(), indent=2) + "\n")
+    if run.table is not None:
+        files.append(folder / TABLE_FILE)
+        if jax.process_index() == 0:
+            files[-1].write_text(tables.dumps(run.table))
+    return files
+
+
+def _versions() -> dict[str, Any]:
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    device = jax.devices()[0].device_kind
+    return {"python": platform.python_version(), **packages, "device": device, "devices": jax.device_count()}
