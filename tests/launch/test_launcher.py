@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ class Cloud:
     def __init__(self, failures=None, accelerator="v4-32", hosts=4):
         self.calls: list[str] = []
         self.slept = 0.0
-        self.failures = {verb: list(results) for verb, results in (failures or {}).items()}
+        self.failures: dict[str, list[Any]] = {verb: list(results) for verb, results in (failures or {}).items()}
         self.accelerator, self.hosts = accelerator, hosts
         self.state, self.node, self.job, self.marked = "absent", "READY", "absent", False
 
