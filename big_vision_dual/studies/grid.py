@@ -1,0 +1,73 @@
+"""Trials: whole configs as values, made from a base config and axes of dotted fields. No JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Config = dict[str, Any]
+
+NUMBERS = (
+    "seed", "lr", "wd", "grad_clip_norm", "optax.b1", "optax.b2", "optax.momentum", "optax.fallback_scale",
+)  # fmt: skip
+TABLES = ("norms", "target_norm_scale")  # they too only change numbers: the target norms
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One training run. config: all that it depends on. point: its coordinates in a study, for reading results."""
+
+    config: Config
+    point: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the config, 16 hexadecimal digits: the name of the trial in a results file."""
+        return digest(self.config)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON-like value, independent of the order of its keys; 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def product(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[Trial]:
+    """All combinations of the values of dotted config fields: {'model.width': [32, 64], 'lr': [.1, .2]} -> 4 trials."""
+    points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    return [Trial(replace(base, point), point) for point in points]
+
+
+def replace(config: Mapping[str, Any], fields: Mapping[str, Any]) -> Config:
+    """A copy of `config` with dotted fields set: {'model.width': 64}; dicts on the way are made where missing."""
+    result: Config = dict(config)
+    for name, value in fields.items():
+        head, _, rest = name.partition(".")
+        result[head] = replace(result.get(head) or {}, {rest: value}) if rest else value
+    return result
+
+
+def get(config: Mapping[str, Any], field: str) -> Any:
+    """The value of a dotted field, None where it or its parent is missing."""
+    head, _, rest = field.partition(".")
+    value = config.get(head)
+    return get(value or {}, rest) if rest else value
+
+
+def numbers(config: Mapping[str, Any]) -> dict[str, float]:
+    """Those of the fields `NUMBERS` that the config gives, in which trials of one program may differ.
+
+    A None or 0 stays out: `optim` builds another chain without clipping or decay.
+    """
+    values = {name: get(config, name) for name in NUMBERS}
+    return {name: value for name, value in values.items() if value is not None and (value or name == "seed")}
+
+
+def static(config: Mapping[str, Any]) -> Config:
+    """What remains of a config when its numbers are left open: trials that agree in it share one program."""
+    dualized = "norms" in config or "target_norm_scale" in config
+    opened = replace(config, dict.fromkeys(numbers(config)))
+    return {name: value for name, value in opened.items() if not (dualized and name in TABLES)}

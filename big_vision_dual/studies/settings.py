@@ -1,0 +1,65 @@
+"""The parametrizations that studies compare, each a function from a base config to a config. No JAX.
+
+    adamw        standard ViT, AdamW
+    adamw_dual   dual architecture, AdamW
+    mup          muP for AdamW (Yang et al., arXiv 2203.03466, table 8): see `mup`
+    dualize      dual architecture, dualized with the well-normed table
+    dualize_seed, dualize_flat   the same with the seed's table, and with equal target norms
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from big_vision_dual import arch
+from big_vision_dual.studies.grid import Config, replace
+
+DUALIZE = "big_vision_dual.scale_by_dualize"
+MUP_BASE_WIDTH = 64
+_HIDDEN = r"(Transformer/encoderblock(_\d+)?/.*|head)/kernel"
+
+
+def adamw(base: Mapping[str, Any], scaling: Any = "standard") -> Config:
+    """AdamW with clipping to 1, Big Vision's recipe for ImageNet (b2 .999), on an architecture of one's choice."""
+    fields = {"model.scaling": scaling, "optax_name": "scale_by_adam", "optax": {}, "grad_clip_norm": 1.0}
+    return replace(base, fields)
+
+
+def mup(base: Mapping[str, Any]) -> Config:
+    """Maximal update parametrization of the standard ViT, relative to width `MUP_BASE_WIDTH`.
+
+    Matrices whose fan-in grows with width (hidden ones and the head) learn at lr / m, m = width / base width; q.k is
+    divided by d_head; the head starts at 0. The standard initialization has the right exponents already: Xavier in the
+    blocks, and a patch embedding of fixed fan-in. Clipping stays: at lr / m it rescales all gradients alike, and
+    Adam ignores that.
+    """
+    config = adamw(base, {"attention_logits": "inverse"})
+    multiplier = MUP_BASE_WIDTH / arch.vit_size_of(config["model"]).width
+    return replace(config, {"lr_mults": [[_HIDDEN, multiplier], [".*", 1.0]], "model.head_zeroinit": True})
+
+
+def dualize(base: Mapping[str, Any], conventions: str = "well_normed", scaling: Any = "dual") -> Config:
+    """Dualized training, no clipping: the dual has unit norm whatever the gradient's."""
+    fields = {
+        "model.scaling": scaling, "optax_name": DUALIZE, "optax": {"momentum": 0.95}, "grad_clip_norm": None,
+        "norms": {"conventions": conventions},
+    }  # fmt: skip
+    return replace(base, fields)
+
+
+SETTINGS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
+    "adamw": adamw,
+    "adamw_dual": lambda base: adamw(base, "dual"),
+    "mup": mup,
+    "dualize": dualize,
+    "dualize_seed": lambda base: dualize(base, "seed"),
+    "dualize_flat": lambda base: dualize(base, "flat"),
+}
+
+
+def apply(name: str, base: Mapping[str, Any]) -> Config:
+    """The config of a setting; sizes must be in `base` already, since muP's multipliers depend on the width."""
+    if name not in SETTINGS:
+        raise ValueError(f"unknown setting {name!r}; possible: {', '.join(SETTINGS)}.")
+    return SETTINGS[name](base)
