@@ -18,7 +18,7 @@ from big_vision_dual.trainer.loop import fit
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains; `arguments` as on the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m big_vision_dual.train", description=__doc__.splitlines()[0], allow_abbrev=False
+        prog="python -m big_vision_dual.train", epilog=__doc__, allow_abbrev=False
     )
     parser.add_argument("--config", required=True, help="a config file or its name, with an optional :arg")
     parser.add_argument("--workdir", required=True, help="folder for metrics and checkpoints, local or gs://")

@@ -108,10 +108,10 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, state: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore())).notes
+        notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
         _check_shapes(notes["shapes"], _shapes(state), f"checkpoint {step} in {self._folder}")
         args = ocp.args.Composite(state=ocp.args.StandardRestore(state))
-        restored = self._manager.restore(step, args=args).state
+        restored = self._manager.restore(step, args=args)["state"]
         changed = [path for path, value in jax.device_get(_sums(restored)).items() if notes["sums"][path] != value]
         if changed:
             raise ValueError(f"contents of {changed[0]} changed on disk")

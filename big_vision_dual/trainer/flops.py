@@ -48,14 +48,18 @@ def _equation_flops(equation: core.JaxprEqn) -> float:
     name = equation.primitive.name
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
-        lhs, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+        lhs, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
         return 2.0 * math.prod(out) * math.prod(lhs[axis] for axis in contracted)
     if name == "conv_general_dilated":
-        kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+        kernel, out = _shape(equation.invars[1]), _shape(equation.outvars[0])
         features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * math.prod(out) * math.prod(kernel) / features
     times = equation.params["length"] if name == "scan" else 1
     return times * sum(matmul_flops(inner) for inner in _inner(equation.params))
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
 
 
 def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:

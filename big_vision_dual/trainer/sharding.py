@@ -104,7 +104,8 @@ def _operation(text: str) -> Callable[[Any, Mesh], P]:
     try:
         call = ast.parse(text, mode="eval").body
         name = ast.unparse(call.func if isinstance(call, ast.Call) else call)
-        options = {kw.arg: ast.literal_eval(kw.value) for kw in call.keywords} if isinstance(call, ast.Call) else {}
+        keywords = call.keywords if isinstance(call, ast.Call) else []
+        options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords}
         function = _OPERATIONS[name]
     except (SyntaxError, ValueError, KeyError) as error:
         raise ShardingError(

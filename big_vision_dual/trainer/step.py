@@ -23,7 +23,7 @@ from big_vision_dual.tables.schema import TargetNormTable
 from big_vision_dual.trainer import atom_norms, regularize, sharding
 from big_vision_dual.trainer.state import TrainState, initial, step_key
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]  # of jax.Array, or of jax.ShapeDtypeStruct
 PyTree = Any
 
 
@@ -139,7 +139,7 @@ def _make_init(config: Any, model: Any, tx: Any) -> Callable[[], TrainState]:
 def _make_train(config: Any, model: Any, tx: Any, table: TargetNormTable | None) -> Callable:
     gradient = _make_gradient(config, model)
     mixup_p = (config.get("mixup") or {}).get("p", 0.0)
-    decay = (config.get("ema") or {}).get("decay")
+    decay = (config.get("ema") or {}).get("decay", 0.9999)
 
     def train(state: TrainState, batch: Batch, measured: jax.Array) -> tuple[TrainState, dict[str, Any]]:
         mixup_key, dropout_key = jax.random.split(step_key(state))
@@ -154,7 +154,9 @@ def _make_train(config: Any, model: Any, tx: Any, table: TargetNormTable | None)
             "finite_grads": _finite(grads),
             "measured": _when(measured, lambda: _measure(params, grads, updates, table)),
         }
-        ema_params = None if decay is None else optax.incremental_update(params, state.ema_params, 1.0 - decay)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1.0 - decay)
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params), outputs
 
     return train

@@ -88,12 +88,11 @@ def _start(options: dict[str, Any], config: Any, workdir: epath.Path, run_id: st
 
     folder = os.fspath(workdir) if "://" not in os.fspath(workdir) else None
     common = {"dir": folder, "id": run_id, "resume": "allow", "config": config.to_dict()} | options
-    settings = wandb.Settings(init_timeout=_CONNECT_SECONDS, console="off")
-    mode = common.pop("mode", None) or os.environ.get("WANDB_MODE")
-    if mode is None:
-        mode = "online" if wandb.login(prompt=False) else "offline"
+    settings = wandb.Settings(init_timeout=_CONNECT_SECONDS, console="off", silent=True)
+    if not (common.get("mode") or os.environ.get("WANDB_MODE")):
+        common["mode"] = "online" if wandb.login(prompt=False) else "offline"
     try:
-        return wandb.init(mode=mode, settings=settings, **common)
-    except wandb.errors.Error as error:
+        return wandb.init(settings=settings, **common)
+    except wandb.Error as error:
         logging.warning("wandb does not answer (%s); it goes on offline, send it later with `wandb sync`.", error)
-        return wandb.init(mode="offline", settings=settings, **common)
+        return wandb.init(settings=settings, **{**common, "mode": "offline"})
