@@ -60,11 +60,15 @@ ATOMS = {
 
 
 def unit_dual(
-    kind: str, g_BxNxM: jax.Array, polar: str | polar_lib.Polar = "newton_schulz_6", dtype: str = "float32"
+    kind: str,
+    g_BxNxM: jax.Array,
+    polar: str | polar_lib.Polar = "newton_schulz_6",
+    dtype: str = "float32",
+    unroll: bool = False,
 ) -> jax.Array:
     """The dual of each gradient before its gain: the polar factor, or vectors of length 1; zero stays zero."""
     axes = ATOMS[kind].vector_axes
-    return polar_lib.orthogonalize(g_BxNxM, polar, dtype) if axes is None else _unit(g_BxNxM, axes)
+    return polar_lib.orthogonalize(g_BxNxM, polar, dtype, unroll) if axes is None else _unit(g_BxNxM, axes)
 
 
 def dual(

@@ -36,6 +36,7 @@ def scale_by_dualize(
     dtype: str = "float32",
     per_head: bool = False,
     scale_floor: bool = False,
+    unroll: bool = False,
     fallback: Sequence[tuple[str, str]] = (),
     fallback_scale: float = 1.0,
     mu_dtype: Any = jnp.float32,
@@ -54,7 +55,7 @@ def scale_by_dualize(
     table: a table, a path, or a name in norm_cache; checked against the parameters at init (`tables.check`).
     momentum_kind: 'ema' as above, or 'trace' (m <- momentum m + g). Dual maps ignore the scale of their argument, so
       the two give the same updates; the stored momentum differs.
-    polar, dtype: see `polar.orthogonalize`.
+    polar, dtype, unroll: see `polar.orthogonalize`.
     per_head: a Linear with fan-out (heads, d_head), as query, key and value, counts as one Linear per head; each head's
       update then has the target norm in the norm of a Linear fan_in -> d_head.
     scale_floor: Linear updates are scaled by max(1, sqrt(fan_out/fan_in)); with fan_out < fan_in they exceed the
@@ -75,6 +76,7 @@ def scale_by_dualize(
         nesterov=nesterov,
         polar=polar_lib.get(polar),
         dtype=dtype,
+        unroll=unroll,
         mu_dtype=mu_dtype,
         placement=Placement(shard_axis, mesh),
     )
@@ -96,6 +98,7 @@ class _Rule:
     nesterov: bool
     polar: polar_lib.Polar
     dtype: str
+    unroll: bool
     mu_dtype: Any
     placement: Placement
 
@@ -160,6 +163,6 @@ def _dual(group: groups_lib.Group, direction_BxNxM: jax.Array, rule: _Rule) -> j
     spectral = atoms_lib.ATOMS[group.atom].spectral
     # Vectors are dualized on every device: they are not worth a second layout.
     placed = rule.placement.whole_matrices(direction_BxNxM) if spectral else rule.placement.replicated(direction_BxNxM)
-    unit = atoms_lib.unit_dual(group.atom, placed, rule.polar, rule.dtype)
+    unit = atoms_lib.unit_dual(group.atom, placed, rule.polar, rule.dtype, rule.unroll)
     unit = rule.placement.replicated(unit)[: group.shape[0]]
     return jnp.asarray(group.gains * group.target_norms)[:, None, None] * unit

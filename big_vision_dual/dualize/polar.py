@@ -89,20 +89,23 @@ def get(name: str) -> Polar:
     return POLARS[base]
 
 
-def orthogonalize(x: jax.Array, polar: str | Polar = "newton_schulz_6", dtype: str = "float32") -> jax.Array:
+def orthogonalize(
+    x: jax.Array, polar: str | Polar = "newton_schulz_6", dtype: str = "float32", unroll: bool = False
+) -> jax.Array:
     """Polar factor of each matrix of `x` (..., n, m), float32, same shape.
 
     dtype: of the operands of the matrix products, 'float32' or 'bfloat16'; they accumulate in float32. float32 asks for
     full precision where a device's default is lower (a TPU's is one bfloat16 pass). The SVD is always float32.
+    unroll: compile the steps one after the other, for cost models that count the body of a loop once.
     Any scale of `x` will do, 1e-30 as well as 1e30; a zero matrix gives a zero matrix.
     """
     method = get(polar) if isinstance(polar, str) else polar
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"polar dtype is {dtype!r}; possible: 'float32', 'bfloat16'.")
     if x.shape[-2] > x.shape[-1]:  # the Gram matrix shall be the smaller one
-        return orthogonalize(x.mT, method, dtype).mT
+        return orthogonalize(x.mT, method, dtype, unroll).mT
     x = frobenius_normalized(x)
-    return _iterate(x, method.coefficients, jnp.dtype(dtype)) if method.coefficients else _svd(x)
+    return _iterate(x, method.coefficients, jnp.dtype(dtype), unroll) if method.coefficients else _svd(x)
 
 
 def frobenius_normalized(x: jax.Array) -> jax.Array:
@@ -124,14 +127,18 @@ def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.matmul(x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _iterate(x: jax.Array, coefficients: Coefficients, dtype: jnp.dtype) -> jax.Array:
-    for a, b, c in coefficients:
+def _iterate(x: jax.Array, coefficients: Coefficients, dtype: jnp.dtype, unroll: bool) -> jax.Array:
+    """A loop, because unrolled steps triple the compile time (measured on ViT-S/16's shapes: 3.0 s to 1.0 s)."""
+
+    def step(x: jax.Array, abc: jax.Array) -> tuple[jax.Array, None]:
+        a, b, c = abc
         x_low = x.astype(dtype)
         gram = matmul(x_low, x_low.mT)
         gram_low = gram.astype(dtype)
         polynomial = b * gram + c * matmul(gram_low, gram_low)
-        x = a * x + matmul(polynomial.astype(dtype), x_low)
-    return x
+        return a * x + matmul(polynomial.astype(dtype), x_low), None
+
+    return jax.lax.scan(step, x, jnp.asarray(coefficients, jnp.float32), unroll=unroll)[0]
 
 
 def _svd(x: jax.Array) -> jax.Array:
