@@ -24,6 +24,8 @@ class Spec:
     mup_base_width: None, or the width at which muP and the standard parametrization agree: then there are no gains
       in the norms of the residual stream, and the head's input is divided by `width_mult`. Initial standard
       deviations and multipliers are data, see `tables.mup`.
+    mixer_out: factor on a mixer's values before out_proj, as `attention_out` in a transformer: 1/7 gives a Mamba layer,
+      1/9 a Mamba-2 layer a sensitivity of about 1 in the norm tree, and so a deep model one that does not explode.
     dtype_mm: of the large matrix products; convolution, Delta, scan, norms and logits stay float32.
     """
 
@@ -36,6 +38,7 @@ class Spec:
     norm_eps: float = 1e-5
     scaling: arch.Scaling = arch.STANDARD
     mup_base_width: int | None = None
+    mixer_out: float = 1.0
     dtype_mm: str = "float32"
 
     def __post_init__(self) -> None:
@@ -127,3 +130,33 @@ def spec(cls: type[SpecT], options: Mapping[str, Any]) -> SpecT:
     if missing:
         raise ValueError(f"{cls.__name__} needs {missing} in config.model; given: {sorted(options)}.")
     return cls(**{**options, "scaling": arch.scaling(options.get("scaling", "standard"))})
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionMamba:
+    """A Mamba stack over patches. head_zeroinit: None leaves it to the init, as in `models.vit`."""
+
+    spec: Mamba
+    patch_size: tuple[int, int]
+    head_zeroinit: bool | None = None
+
+
+def vision_mamba(model: Mapping[str, Any]) -> VisionMamba:
+    """`config.model` with `variant` ('S/16', width and depth of that ViT) or width, depth and patch_size.
+
+    The other options are those of `Mamba`, without muP. Raises `ValueError` for unknown or missing ones.
+    """
+    options = dict(model)
+    variant, zero = options.pop("variant", None), options.pop("head_zeroinit", None)
+    if variant:
+        size = arch.vit_size(variant)
+        options = {"width": size.width, "depth": size.depth, "patch_size": size.patch_size, **options}
+    missing = [name for name in ("width", "depth", "patch_size") if options.get(name) is None]
+    if missing:
+        raise ValueError(f"Vision Mamba needs {missing}; or variant='NAME/PATCH', NAME in {list(arch.VIT_SIZES)}.")
+    if options.get("mup_base_width"):
+        raise ValueError("Vision Mamba has no muP rules; leave mup_base_width out.")
+    patch = options.pop("patch_size")
+    sizes = {"d_model": options.pop("width"), "n_layers": options.pop("depth")}
+    pair = (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
+    return VisionMamba(spec(Mamba, {**sizes, **options}), pair, zero)

@@ -51,7 +51,7 @@ class Mixer(nn.Module):
         )
         acts["y"] = y + self.D * x
         acts["gated"] = acts["y"] * nn.silu(z)
-        return self.out_proj(acts["gated"]).astype(jnp.float32), acts
+        return self.out_proj(self.spec.mixer_out * acts["gated"]).astype(jnp.float32), acts
 
     def select(self, x_proj: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The input-dependent (Delta, B, C) from x_proj's output."""
@@ -64,7 +64,8 @@ class Mixer(nn.Module):
         x = nn.silu(x)
         delta, b, c = self.select(self.x_proj(x).astype(jnp.float32))
         h, y = scans.selective_step(state["ssm"], (x, delta, b, c), -jnp.exp(self.A_log))
-        out_BxD = self.out_proj((y + self.D * x) * nn.silu(z)).astype(jnp.float32)
+        gated = (y + self.D * x) * nn.silu(z)
+        out_BxD = self.out_proj(self.spec.mixer_out * gated).astype(jnp.float32)
         return {"conv": past, "ssm": h}, out_BxD
 
     @staticmethod

@@ -45,7 +45,7 @@ class Mixer(nn.Module):
         y = scans.ssd(x, acts["delta"], -jnp.exp(self.A_log), b, c, scan=self.spec.scan, chunk=self.spec.chunk)
         acts["y"] = (y + self.D[:, None] * x).reshape(z.shape)
         acts["gated"] = self.norm(acts["y"] * nn.silu(z))
-        return self.out_proj(acts["gated"]).astype(jnp.float32), acts
+        return self.out_proj(self.spec.mixer_out * acts["gated"]).astype(jnp.float32), acts
 
     def gates(self, in_proj: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(z, what the convolution takes: x, B and C, dt) from in_proj's output."""
@@ -65,7 +65,8 @@ class Mixer(nn.Module):
         x, b, c = self.heads(nn.silu(conv))
         s, y = scans.ssd_step(state["ssm"], (x, nn.softplus(dt + self.dt_bias), b, c), -jnp.exp(self.A_log))
         y = (y + self.D[:, None] * x).reshape(z.shape)
-        return {"conv": past, "ssm": s}, self.out_proj(self.norm(y * nn.silu(z))).astype(jnp.float32)
+        gated = self.norm(y * nn.silu(z))
+        return {"conv": past, "ssm": s}, self.out_proj(self.spec.mixer_out * gated).astype(jnp.float32)
 
     @staticmethod
     def init_state(spec: arch_ssm.Mamba2, batch: int) -> dict[str, jax.Array]:

@@ -10,7 +10,7 @@ from typing import Any
 from big_vision_dual.norms.atoms import Atoms
 from big_vision_dual.norms.module import Module, NormError
 
-_NOT_MODELS = {"transformer"}
+_NOT_MODELS = {"ssm", "transformer"}
 
 
 def for_config(config: Mapping[str, Any]) -> Module:

@@ -1,0 +1,92 @@
+"""Norm trees of the parts that Mamba, Mamba-2 and Vision Mamba share.
+
+A product of k branches that are each at most 1 changes by at most the sum of their changes: its sensitivity is the sum
+of theirs. Two things here are conventions, not bounds: the scan is counted with gain 1 in x, B, C and Delta each, and
+A_log as a gain on Delta. A_log and dt_bias set decay rates over many steps: they get a tenth of an atom's mass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from big_vision_dual import arch_ssm
+from big_vision_dual.norms import bonds
+from big_vision_dual.norms.atoms import Atoms
+from big_vision_dual.norms.module import IDENTITY, Bond, Module
+from big_vision_dual.norms.zoo import transformer
+
+SOFTPLUS = Bond.of("softplus", 1.0)
+SLOW = 0.1  # share of an atom's mass
+
+
+def fused(atoms: Atoms, path: str, fan_in: int, slices: Mapping[str, int]) -> dict[str, Module]:
+    """One Linear atom a slice of a fused kernel (fan_in, sum of widths)."""
+    parts, start = {}, 0
+    for name, width in slices.items():
+        parts[name] = atoms.linear(f"{path}/kernel", (fan_in,), (width,), part=(1, start, start + width))
+        start += width
+    return parts
+
+
+def conv(atoms: Atoms, path: str, taps: int, channels: int) -> Module:
+    """Depthwise convolution with bias, and its SiLU."""
+    return bonds.SILU @ (
+        atoms.depthwise_conv(f"{path}/kernel", taps, channels) + atoms.bias(f"{path}/bias", (channels,))
+    )
+
+
+def slow(atom: Module) -> Module:
+    return atom.tare(SLOW * atom.mass)
+
+
+def rms_norm(atoms: Atoms, spec: arch_ssm.Spec, path: str) -> Module:
+    """A norm of the residual stream, without gain under muP."""
+    if spec.mup_base_width is not None:
+        return bonds.NORMALIZE
+    return atoms.scale(f"{path}/scale", (spec.d_model,)) @ bonds.NORMALIZE
+
+
+def layer(atoms: Atoms, spec: arch_ssm.Spec, path: str, mixer: Module) -> Module:
+    branch = mixer @ rms_norm(atoms, spec, f"{path}/norm")
+    return transformer.residual(spec.scaling, branch, spec.n_layers)
+
+
+def language_model(
+    atoms: Atoms, spec: arch_ssm.Spec, mixer: Module, num_classes: int, blocks_mass: float | None
+) -> Module:
+    """Embedding, layers tared to `blocks_mass` (None for one each), norm and head of `models.ssm.LanguageModel`."""
+    one = layer(atoms, spec, "layers_{layer}", mixer)
+    blocks = (one**spec.n_layers).tare(spec.n_layers if blocks_mass is None else blocks_mass)
+    head_input = rms_norm(atoms, spec, "norm_f")
+    if spec.width_mult != 1:
+        head_input = (1 / spec.width_mult) * head_input
+    head = atoms.linear("head/kernel", (spec.d_model,), (num_classes,))
+    return head @ head_input @ blocks @ atoms.embed("embedding/embedding", num_classes, spec.d_model)
+
+
+def scaled(factor: float, module: Module) -> Module:
+    return module if factor == 1 else factor * module
+
+
+def mamba_mixer(atoms: Atoms, spec: arch_ssm.Mamba, path: str) -> Module:
+    """out_proj(factor * y * silu(z)), y = scan(Delta, B, C, x) + D x, of which x is read five times."""
+    inner = spec.d_inner
+    into = fused(atoms, f"{path}/in_proj", spec.d_model, spec.in_proj)
+    select = fused(atoms, f"{path}/x_proj", inner, spec.x_proj)
+    rates = slow(atoms.scale(f"{path}/A_log", (inner, spec.d_state)))
+    delta = SOFTPLUS @ atoms.dense(f"{path}/dt_proj", (spec.rank,), (inner,)) @ select["dt"]
+    y = rates @ delta + select["B"] + select["C"] + IDENTITY + atoms.scale(f"{path}/D", (inner,))
+    gated = y @ conv(atoms, f"{path}/conv", spec.d_conv, inner) @ into["x"] + bonds.SILU @ into["z"]
+    return atoms.linear(f"{path}/out_proj/kernel", (inner,), (spec.d_model,)) @ scaled(spec.mixer_out, gated)
+
+
+def mamba2_mixer(atoms: Atoms, spec: arch_ssm.Mamba2, path: str) -> Module:
+    """out_proj(factor * RMSNorm(y * silu(z))); x, B and C pass the convolution as one tuple."""
+    inner, heads = spec.d_inner, spec.n_heads
+    into = fused(atoms, f"{path}/in_proj", spec.d_model, spec.in_proj)
+    mixed = conv(atoms, f"{path}/conv", spec.d_conv, spec.conv_channels) @ (into["x"] + into["B"] + into["C"])
+    rates = slow(atoms.scale(f"{path}/A_log", (heads,)))
+    delta = SOFTPLUS @ (into["dt"] + slow(atoms.bias(f"{path}/dt_bias", (heads,))))
+    y = (IDENTITY + atoms.scale(f"{path}/D", (heads,))) @ mixed + rates @ delta
+    normed = atoms.scale(f"{path}/norm/scale", (inner,)) @ bonds.NORMALIZE @ (y + bonds.SILU @ into["z"])
+    return atoms.linear(f"{path}/out_proj/kernel", (inner,), (spec.d_model,)) @ scaled(spec.mixer_out, normed)
