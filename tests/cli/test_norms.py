@@ -51,8 +51,14 @@ def test_diff_sorts_by_ratio_and_tells_sameness_by_status(capsys):
     [
         (["norms", "show", "nothing"], "no table 'nothing'; possible:"),
         (["norms", "build", "--config", "nothing"], "no config 'nothing'; possible:"),
-        (["norms", "build", "--config", "vit_s16_i1k_dual", "--config.norms.blockmass=1"], "Did you mean --config.norms.b"),
-        (["norms", "build", "--config", "vit_s16_i1k_dual", "--config.norms.conventions=sead"], "possible: well_normed"),
+        (
+            ["norms", "build", "--config", "vit_s16_i1k_dual", "--config.norms.blockmass=1"],
+            "Did you mean --config.norms.b",
+        ),
+        (
+            ["norms", "build", "--config", "vit_s16_i1k_dual", "--config.norms.conventions=sead"],
+            "possible: well_normed",
+        ),
     ],
 )
 def test_mistakes_get_one_readable_line_and_status_2(capsys, arguments, message):

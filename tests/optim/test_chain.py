@@ -4,6 +4,7 @@ import json
 import zlib
 from typing import Any
 
+import goldens
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,6 @@ import optax
 import pytest
 
 from big_vision_dual import optim, trees
-from tests import goldens
 
 SIZES = {"total_steps": 10, "batch_size": 4, "data_size": 100}
 SGD = {"optax_name": "identity", "lr": 0.5}

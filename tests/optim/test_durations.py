@@ -2,10 +2,10 @@
 
 import json
 
+import goldens
 import pytest
 
 from big_vision_dual import optim
-from tests import goldens
 
 
 def test_durations_equal_big_visions():

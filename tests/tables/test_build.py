@@ -2,12 +2,12 @@
 
 import json
 
+import goldens
 import jax
 import numpy as np
 import pytest
 
 from big_vision_dual import recipes, tables
-from tests import goldens
 
 S16 = dict(
     model_name="vit", num_classes=1000, input_shape=(224, 224, 3),
