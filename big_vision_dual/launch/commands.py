@@ -65,8 +65,6 @@ def add_preflight_arguments(parser: argparse.ArgumentParser) -> None:
 def run_preflight(args: argparse.Namespace) -> int:
     """Runs `bvd preflight` with `args.overrides`; 0 if every config fits every slice, 1 if one does not."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server to ask, no TPU to find
-    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
     from rich.console import Console
 
     from big_vision_dual import recipes

@@ -179,8 +179,8 @@ class Program:
     def collectives(self) -> list[Collective]:
         """Every collective that runs in a step.
 
-        The TPU compiler writes a reduce-scatter as a computation of that name, and repeats an asynchronous collective
-        under one channel in every fusion that carries a part of it.
+        The TPU compiler may write a reduce-scatter as a computation of that name, and repeats an asynchronous
+        collective, with one channel and chain, in every fusion that carries a part of it.
         """
         found: dict[str, Collective] = {}
         for name, times in self.executions().items():
@@ -189,9 +189,9 @@ class Program:
                 kind = _COLLECTIVE.match(instruction.opcode)
                 if kind and times:
                     scatter = kind[1] == "all-reduce" and name.startswith("all-reduce-scatter")
-                    channel = re.search(r"channel_id=(\d+)", instruction.rest)
+                    chain = re.search(r"channel_id=\d+.*chain_id=\"\d+\"", instruction.rest)
                     collective = _collective("reduce-scatter" if scatter else kind[1], instruction, body, times)
-                    found.setdefault(channel[1] if channel else f"{name}/{instruction.name}", collective)
+                    found.setdefault(chain[0] if chain else f"{name}/{instruction.name}", collective)
         return [collective for collective in found.values() if collective.group_size > 1]
 
 

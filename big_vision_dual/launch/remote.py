@@ -35,7 +35,7 @@ def start(name: str, commit: str, train: Sequence[str]) -> str:
         f"set -eu; mkdir -p {_folder(name)}; cd {_folder(name)}; "
         'if test "$(cat exit_code 2>/dev/null)" = 0; then exit 0; fi; '
         'if test -f pid && kill -0 "$(cat pid)" 2>/dev/null; then exit 0; fi; '
-        f"rm -f exit_code; run=$PWD; cd $HOME/bvd-source/{commit}; export run; "
+        f"rm -f exit_code; touch log; run=$PWD; cd $HOME/bvd-source/{commit}; export run; "
         f"setsid nohup sh -c {shlex.quote(job)} </dev/null >/dev/null 2>&1 & "
         "echo $! >$run/pid"
     )

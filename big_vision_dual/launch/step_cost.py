@@ -1,14 +1,13 @@
 """What a training step costs on a slice that is not there: the trainer's own step, compiled by the TPU compiler.
 
 The step is that between two logged ones (`log_atom_norms=False`); everything else is the config's. Nothing is
-allocated: `trainer.setup.prepare` builds shapes. Needs libtpu and, off a TPU VM, TPU_SKIP_MDS_QUERY=1.
+allocated: `trainer.setup.prepare` builds shapes. Needs libtpu.
 """
 
 from __future__ import annotations
 
 import collections
 import math
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from big_vision_dual import data
+from big_vision_dual.data import arrays
 from big_vision_dual.launch import topologies
 from big_vision_dual.launch.hlo import Collective, Program
 from big_vision_dual.launch.roofline import Roofline, roofline
@@ -102,10 +102,9 @@ def num_examples(config: Any, given: int | None = None) -> int:
     if name == "imagenet2012" and part and part[1] in _IMAGENET:
         low, high = int(part[2] or 0), int(part[3] or 100)
         return round(_IMAGENET[part[1]] * high / 100) - round(_IMAGENET[part[1]] * low / 100)
-    try:
+    if arrays.is_array_name(name):
         return data.make(config.input, seed=0).num_examples
-    except Exception as error:
-        raise data.DataError(f"size of {name}:{split} is not known here ({error}); give --num-examples N.") from error
+    raise data.DataError(f"the size of {name}:{split} is not known without its files; give --num-examples N.")
 
 
 def measure(config: Any, tpu: Slice, examples: int) -> StepCost | Misfit:
@@ -114,7 +113,6 @@ def measure(config: Any, tpu: Slice, examples: int) -> StepCost | Misfit:
 
     from big_vision_dual.trainer import setup
 
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     config = changed(config, log_atom_norms=False)
     fns = setup.prepare(config, Examples(examples), topologies.devices(tpu)).fns
     lowered = fns.train.lower(fns.state, fns.batch, fns.measured)

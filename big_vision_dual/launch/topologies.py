@@ -7,6 +7,7 @@ v5e and v6e. JAX sees one device per TensorCore on v3 and one device per chip on
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 GIB = 2**30
@@ -133,14 +134,16 @@ def devices(tpu: Slice) -> list:
     """
     from jax.experimental import topologies
 
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask for a TPU
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compiling claims no TPU: two may compile at once
     options = {"chip_config_name": "megacore"} if tpu.chip.kind == "v4" else {}
     shape = "x".join(map(str, tpu.shape))
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=f"{tpu.chip.kind}:{shape}", **options)
     except (RuntimeError, NotImplementedError) as error:
         raise TopologyError(
-            f"the TPU compiler does not describe {tpu.name} ({shape}): {error}. "
-            "Install it with `pip install 'big_vision_dual[preflight]'` and set TPU_SKIP_MDS_QUERY=1 off a TPU VM."
+            f"the TPU compiler does not describe {tpu.name} ({shape}): {error} "
+            "If libtpu is missing: `pip install 'big_vision_dual[preflight]'`."
         ) from error
     if len(described.devices) != tpu.devices:
         raise TopologyError(
