@@ -118,6 +118,23 @@ def to_model(images: jax.Array, labels: jax.Array, num_classes: int) -> dict[str
     return {"image": scaled, "labels": jax.nn.one_hot(labels, num_classes)}
 
 
+@functools.partial(jax.jit, static_argnames=("batch_size", "num_classes", "augment"))
+def _drawn(
+    arrays: Mapping[str, jax.Array],
+    step: int | jax.Array,
+    seed: int | jax.Array,
+    *,
+    batch_size: int,
+    num_classes: int,
+    augment: Augment,
+) -> dict[str, jax.Array]:
+    """Compiled once for all sources of the same shapes; see `ArraySource.batch`."""
+    index_B = batch_indices(step, seed=seed, num_examples=len(arrays["label"]), batch_size=batch_size)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _AUGMENT), step)
+    images = augment(key, arrays["image"][index_B])
+    return to_model(images, arrays["label"][index_B], num_classes)
+
+
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
     """Training data from arrays. Fields as in `data.make`; every host holds all arrays."""
@@ -151,22 +168,22 @@ class ArraySource:
         """The arrays {image, label} to hand to `batch`: an argument of the compiled step, not a constant in it."""
         return {"image": jnp.asarray(self.arrays.images), "label": jnp.asarray(self.arrays.labels)}
 
-    def batch(self, arrays: Mapping[str, jax.Array], step: int | jax.Array, seed: int | jax.Array | None = None):
+    def batch(
+        self, arrays: Mapping[str, jax.Array], step: int | jax.Array, seed: int | jax.Array | None = None
+    ) -> dict[str, jax.Array]:
         """Batch `step` of all hosts: {image (batch, H, W, C), labels (batch, num_classes)}; pure, jit-able."""
         seed = self.seed if seed is None else seed
-        index_B = batch_indices(step, seed=seed, num_examples=self.num_examples, batch_size=self.batch_size)
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _AUGMENT), step)
-        images = self.augment(key, arrays["image"][index_B])
-        return to_model(images, arrays["label"][index_B], self.arrays.num_classes)
+        sizes = {"batch_size": self.batch_size, "num_classes": self.arrays.num_classes}
+        return _drawn(arrays, step, seed, **sizes, augment=self.augment)
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """This host's part of each batch as NumPy arrays, for a loop that is fed from outside."""
-        arrays, draw = self.on_device(), jax.jit(self.batch)
+        arrays = self.on_device()
         size = local_size(self.batch_size, self.process_count)
         mine = slice(self.process_index * size, (self.process_index + 1) * size)
         step = start_step
         while True:
-            yield {name: np.asarray(value[mine]) for name, value in draw(arrays, step).items()}
+            yield {name: np.asarray(value[mine]) for name, value in self.batch(arrays, step).items()}
             step += 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -41,6 +42,7 @@ def flip_lr() -> Augment:
 _AUGMENTS = {"shift": shift, "flip_lr": flip_lr}
 
 
+@functools.cache  # one function a string, so that what is compiled with it is found again
 def augment_fn(string: str) -> Augment:
     """Compiles a string to `f(key, images_BxHxWxC)` -> images; jit-able, on raw pixels of any dtype."""
     functions = []

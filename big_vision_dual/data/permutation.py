@@ -16,22 +16,21 @@ _ROUNDS = 8  # even, so that halves of unequal width are back in place
 def permuted(position: jax.Array, key: jax.Array, num: int) -> jax.Array:
     """Entry `position` of the permutation of range(num) that `key` stands for; int32 scalar, vmap-able.
 
-    position: int in [0, num). num: below 2**31, static.
+    position: int in [0, num). num: at most 2**31, static.
     """
     keys_R = jax.random.bits(key, (_ROUNDS,))
     bits = max((num - 1).bit_length(), 6)  # halves of fewer bits mix badly
     low, high = bits // 2, bits - bits // 2
 
-    def once(value: jax.Array) -> jax.Array:
-        left, right = value >> low, value & ((1 << low) - 1)
+    def encrypt(value: jax.Array) -> jax.Array:
+        left, right = (value >> low) & ((1 << high) - 1), value & ((1 << low) - 1)
         for index in range(_ROUNDS):
             width = high if index % 2 == 0 else low
             left, right = right, left ^ (_mixed(right ^ keys_R[index]) >> (32 - width))
         return (left << low) | right
 
-    first = once(position.astype(jnp.uint32))
-    inside = jax.lax.while_loop(lambda value: value >= num, once, first)
-    return inside.astype(jnp.int32)
+    outside = position.astype(jnp.uint32) | (1 << bits)  # a mark that `encrypt` drops: the loop starts with one pass
+    return jax.lax.while_loop(lambda value: value >= num, encrypt, outside).astype(jnp.int32)
 
 
 def _mixed(value: jax.Array) -> jax.Array:

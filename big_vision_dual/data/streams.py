@@ -33,9 +33,7 @@ def records(split: Split, *, seed: int, start: int, shuffle_buffer_size: int, ca
             f"this host has none of the {split.total_examples} examples; use fewer hosts or a larger split."
         )
     epoch, skip = divmod(start, split.num_examples)
-    one_epoch = (
-        _cached_epoch(split, seed, shuffle_buffer_size) if cache_raw else _epoch(split, seed, shuffle_buffer_size)
-    )
+    one_epoch = (_cached_epoch if cache_raw else _epoch)(split, seed, shuffle_buffer_size)
     return tf.data.Dataset.range(epoch, _MAX_INT64).flat_map(one_epoch).skip(skip)
 
 
@@ -55,9 +53,11 @@ def _cached_epoch(split: Split, seed: int, buffer_size: int) -> Any:
     every_N = split.records().batch(split.num_examples).get_single_element()  # batching moves strings, concat copies
 
     def read(epoch: Any) -> Dataset:
+        in_order = tf.data.Dataset.range(split.num_examples)
+        if not buffer_size:
+            return in_order.map(lambda index: every_N[index])
         order = _shuffled(split.num_examples, _epoch_seed(seed, epoch))
-        indices = tf.range(split.num_examples, dtype=tf.int64) if not buffer_size else order
-        return tf.data.Dataset.from_tensor_slices(indices).map(lambda index: every_N[index])
+        return tf.data.Dataset.from_tensor_slices(order).map(lambda index: every_N[index])
 
     return read
 

@@ -172,7 +172,10 @@ def decode_jpeg_and_inception_crop(
     antialias: bool = False,
     precise: bool = False,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """JPEG bytes -> what `decode|inception_crop` gives, decoding only the blocks that the crop needs."""
+    """JPEG bytes -> what `decode|inception_crop` gives, decoding only the blocks that the crop needs.
+
+    Where the file halves its chroma, the crop's first and last columns may be off by some grey levels.
+    """
     area, ratio = _crop_ranges(area_min, area_max, ratio_min, ratio_max)
     finish = resize(size, method, antialias) if size is not None else tf.identity
 
