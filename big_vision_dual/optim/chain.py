@@ -45,12 +45,8 @@ def make(
     rules = _schedule_rules(config)
     rule_of = _match([(pattern, i) for i, (pattern, _) in enumerate(rules)], names, "config.schedule")
     trained = jax.tree.map(lambda rule: rules[rule][1] is not None, rule_of)
-    functions = [
-        None
-        if value is None
-        else schedules.make(value, total_steps=total_steps, batch_size=batch_size, data_size=data_size)
-        for _, value in rules
-    ]
+    sizes = {"total_steps": total_steps, "batch_size": batch_size, "data_size": data_size}
+    functions = [None if value is None else schedules.make(value, **sizes) for _, value in rules]
     stages = [
         *_clip(config.get("grad_clip_norm"), trained),
         optax.masked(_optimizer(config, table if dual else None), trained),
