@@ -114,15 +114,22 @@ def spectral_norm(x_BxNxM: jax.Array) -> jax.Array:
         return spectral_norm(x_BxNxM.mT)
     scale_B = _lengths(x_BxNxM, (-2, -1))[:, 0, 0]
     unit = polar_lib.frobenius_normalized(x_BxNxM)
-    power, log_norm_B = polar_lib.matmul(unit, unit.mT), jnp.zeros_like(scale_B)
-    for squaring in range(_SQUARINGS + 1):
-        norm_B = _lengths(power, (-2, -1))[:, 0, 0]
-        safe_B = jnp.where(norm_B > 0, norm_B, 1)
-        log_norm_B += jnp.log(safe_B) / 2**squaring
-        power = power / safe_B[:, None, None]
-        if squaring < _SQUARINGS:
-            power = polar_lib.matmul(power, power)
+    power, norm_B = _over_norm(polar_lib.matmul(unit, unit.mT))
+
+    def square(squaring: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        power, log_norm_B = carry
+        power, norm_B = _over_norm(polar_lib.matmul(power, power))
+        return power, log_norm_B + jnp.log(norm_B) / 2.0 ** (squaring + 1)
+
+    _, log_norm_B = jax.lax.fori_loop(0, _SQUARINGS, square, (power, jnp.log(norm_B)))
     return scale_B * jnp.exp(log_norm_B / 2)
+
+
+def _over_norm(x_BxNxN: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Matrices over their Frobenius norms, and those norms; for zero 0 and 1."""
+    norm_B = jnp.linalg.norm(x_BxNxN, axis=(-2, -1))
+    norm_B = jnp.where(norm_B > 0, norm_B, 1)
+    return x_BxNxN / norm_B[:, None, None], norm_B
 
 
 def project(
