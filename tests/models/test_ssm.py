@@ -86,14 +86,14 @@ def test_convolution_is_causal_and_per_channel():
 
 
 def test_bfloat16_products_keep_float32_logits(tokens):
-    module = model("mamba2")
+    module = model("mamba2", n_layers=1)
     params = draw(module)
-    half, out = forward(model("mamba2", dtype_mm="bfloat16"), params, tokens)
+    half, out = forward(model("mamba2", n_layers=1, dtype_mm="bfloat16"), params, tokens)
     assert half.dtype == jnp.float32
-    assert out["layer01"]["delta"].dtype == jnp.float32
+    assert out["layer00"]["delta"].dtype == jnp.float32
     full, _ = forward(module, params, tokens)
-    # bfloat16 has 8 bits: 2^-8 relative a product, over 2 layers. Measured: 0.02 of logits up to 1.7.
-    np.testing.assert_allclose(half, full, rtol=0, atol=0.06)
+    # bfloat16 has 8 bits: 2^-8 relative a product, over some ten of them. Measured: 0.035 of logits up to 2.6.
+    np.testing.assert_allclose(half, full, rtol=0, atol=0.1)
 
 
 def test_dual_init_has_unit_norm_slice_by_slice():
@@ -120,7 +120,8 @@ def test_standard_and_mup_bias_of_delta():
     rows = {}
     for base_width in (None, 12):
         mixer = mamba.Mixer(model("mamba", mup_base_width=base_width).spec)
-        rows[base_width] = mixer.init(jax.random.key(0), jnp.zeros((1, 3, 24)))["params"]["dt_proj"]["bias"]
+        bias = jax.jit(lambda key, mixer=mixer: mixer.init(key, jnp.zeros((1, 3, 24)))["params"]["dt_proj"]["bias"])
+        rows[base_width] = bias(jax.random.key(0))  # compiled, the other leaves are not drawn at all
     assert (rows[None] == 0).all()
     delta = jax.nn.softplus(rows[12])
     assert 1e-3 <= delta.min() < 5e-3 < 2e-2 < delta.max() <= 0.1
