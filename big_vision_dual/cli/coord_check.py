@@ -1,0 +1,62 @@
+"""`bvd coord-check`: does the change of activations depend on width or depth?"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+from rich.console import Console
+from rich.table import Table
+
+from big_vision_dual import recipes
+
+LRS = {"adamw": 2**-7, "adamw_dual": 2**-7, "mup": 2**-7}  # and .1 where dualized
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("--config", default="study_vit", help="the base recipe (default study_vit: MNIST digits)")
+    parser.add_argument("--settings", default="adamw,mup,dualize", help="see big_vision_dual.studies.settings")
+    parser.add_argument("--axis", choices=("width", "depth"), default="width")
+    parser.add_argument("--sizes", default="64,128,256,512", help="widths or depths, ascending")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--lr", type=float, help="default 2^-7 for AdamW and muP, .1 where dualized")
+    parser.add_argument("--hidden", type=float, default=0.2, help="largest slope of a hidden activation's change")
+    parser.add_argument("--logits", type=float, default=0.4, help="the same for logits and attention logits")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/coord_check"), help="folder of results")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures, prints and draws; the status is 1 where a setting is not flat."""
+    from big_vision_dual.report import coord_plot
+    from big_vision_dual.studies import coord_check
+    from big_vision_dual.studies.results import Results
+
+    console = Console()
+    base = recipes.load(args.config, args.overrides).to_dict()
+    results = Results(args.out / "results.jsonl")
+    sizes = [int(size) for size in args.sizes.split(",")]
+    changes, flat = {}, {}
+    for setting in args.settings.split(","):
+        lr = args.lr or LRS.get(setting, 0.1)
+        trials = coord_check.trials(base, setting, args.axis, sizes, lr, args.seeds, args.steps)
+        records = coord_check.run(trials, results)
+        slopes = coord_check.slopes(records, args.axis, hidden=args.hidden, logits=args.logits)
+        console.print(_table(setting, args.axis, slopes))
+        changes[setting] = coord_check.mean_changes(records, args.axis, [slope.module for slope in slopes])
+        flat[setting] = all(slope.flat for slope in slopes)
+    coord_plot.draw(changes, sizes, args.axis, args.out / "coord_check.png")
+    console.print(f"wrote {args.out / 'coord_check.png'} and {args.out / 'results.jsonl'}")
+    return 0 if all(flat.values()) else 1
+
+
+def _table(setting: str, axis: str, slopes: list) -> Table:
+    steps = list(slopes[0].steps)
+    view = Table(title=f"{setting}: slope of log change against log {axis}, 95 % interval")
+    for name in ("module", *(f"step {step}" for step in steps), "allowed", ""):
+        view.add_column(name, justify="left" if name == "module" else "right")
+    for slope in slopes:
+        values = [str(slope.steps[step]) for step in steps]
+        view.add_row(slope.module, *values, f"{slope.threshold:g}", "flat" if slope.flat else "[red]not flat")
+    return view

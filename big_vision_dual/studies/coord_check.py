@@ -1,0 +1,156 @@
+"""Coordinate check (Yang et al., arXiv 2203.03466, appendix D.1): do activations change by the same amount at any size?
+
+The first steps of training at several widths or depths; activations on a fixed batch are compared with those at
+initialization. In a parametrization that transfers, their change neither grows nor vanishes with size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision_dual import trees
+from big_vision_dual.data import arrays
+from big_vision_dual.studies import fit, grid, settings
+from big_vision_dual.studies.lr_transfer import FIELDS
+from big_vision_dual.studies.program import Numbers, Program
+from big_vision_dual.studies.results import Record, Results
+
+STATISTICS = ("mean_abs", "rms", "change")
+FIRST_STEP = 3  # slopes count from here on: a head that starts at 0 keeps all else still in the first step
+HIDDEN, LOGITS = 0.2, 0.4  # thresholds on abs(slope)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slope:
+    """How the change of one module's activation since initialization depends on size: change ~ size ** slope.
+
+    steps: the log-log slope after each step, from `FIRST_STEP` on, with its 95 % interval over sizes and seeds.
+    """
+
+    module: str
+    threshold: float
+    steps: dict[int, fit.Interval]
+
+    @property
+    def worst(self) -> fit.Interval:
+        """The slope of the step where it is steepest."""
+        return max(self.steps.values(), key=lambda interval: abs(interval.value))
+
+    @property
+    def flat(self) -> bool:
+        return bool(np.isfinite(self.worst.value)) and abs(self.worst.value) <= self.threshold
+
+
+def trials(
+    base: Mapping[str, Any], setting: str, axis: str, sizes: Sequence[int], lr: float, seeds: int, steps: int
+) -> list[grid.Trial]:
+    """Constant learning rate, no warm-up; by size, all seeds of a size in a row."""
+    made = []
+    for size in sizes:
+        config = settings.apply(setting, grid.replace(base, {FIELDS[axis]: size}))
+        config = grid.replace(config, {"schedule": {}, "lr": lr, "total_steps": steps, "study": "coord_check"})
+        for trial in grid.product(config, {"seed": range(seeds)}):
+            made.append(grid.Trial(trial.config, {"setting": setting, axis: size, **trial.point}))
+    return made
+
+
+def run(trials: Sequence[grid.Trial], results: Results) -> list[Record]:
+    """The records of `trials`; the seeds of one size are one program."""
+    for group in grid.by_program(trials):
+        if any(trial not in results for trial in group):
+            for trial, measured in zip(group, _measure(group), strict=True):
+                if trial not in results:
+                    results.add(trial, {"activations": measured})
+    return results.of(trials)
+
+
+def activations(model: Any, params: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """{name: array} of the stem, each block's output and attention logits, the encoder's output and the logits."""
+    (logits, out), sown = model.apply({"params": params}, images, train=False, mutable=["intermediates"])
+    found = {"stem": out["stem"]}
+    for name, block in out["encoder"].items():
+        if name.startswith("block"):
+            found[f"{name} out"] = block["+mlp"]
+    for layer, values in enumerate(_attention_logits(sown["intermediates"])):
+        found[f"block{layer:02d} attention logits"] = values
+    return {**found, "encoded": out["encoded"], "logits": logits}
+
+
+def _attention_logits(sown: Mapping[str, Any]) -> list[jax.Array]:
+    """One array a layer; a scanned encoder has them stacked over axis 0."""
+    leaves = {path: value[0] for path, value in trees.flatten(sown).items()}  # sow keeps a tuple of one value
+    if "Transformer/encoderblock/MultiHeadDotProductAttention_0/attention_logits" in leaves:
+        return list(next(iter(leaves.values())))
+    return list(leaves.values())
+
+
+def _measure(group: Sequence[grid.Trial]) -> list[dict[str, dict[str, list[float]]]]:
+    """For each trial {module: {statistic: values after 0, 1, ... steps}}."""
+    program = Program.of(group[0].config)
+    numbers = [program.numbers_of(trial.config) for trial in group]
+    stacked = jax.tree.map(lambda *x: np.stack(x), *numbers)
+    measured = jax.jit(jax.vmap(_trajectory(program), in_axes=(0, None)))(stacked, program.data())
+    whole = jax.tree.map(np.asarray, measured)
+    return [jax.tree.map(lambda x, i=i: [float(v) for v in x[i]], whole) for i in range(len(group))]
+
+
+def _trajectory(program: Program) -> Any:
+    def trajectory(given: Numbers, data: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
+        probe = arrays.to_model(*(x[0] for x in data["validation"]), program.config["num_classes"])["image"]
+        probe = probe[: program.source.batch_size]
+        state = program.init(given)
+        first = activations(program.model, state[0], probe)
+
+        def step(state: Any, number: jax.Array) -> tuple[Any, dict[str, dict[str, jax.Array]]]:
+            state, _ = program.step(state, given, data, number)
+            return state, _statistics(activations(program.model, state[0], probe), first)
+
+        _, later = jax.lax.scan(step, state, jnp.arange(program.total_steps))
+        return jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), _statistics(first, first), later)
+
+    return trajectory
+
+
+def _statistics(now: Mapping[str, jax.Array], first: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
+    def rms(x: jax.Array) -> jax.Array:
+        return jnp.sqrt(jnp.mean(jnp.square(x)))
+
+    return {
+        name: {"mean_abs": jnp.mean(jnp.abs(x)), "rms": rms(x), "change": rms(x - first[name])}
+        for name, x in now.items()
+    }
+
+
+def slopes(records: Sequence[Record], axis: str, *, hidden: float = HIDDEN, logits: float = LOGITS) -> list[Slope]:
+    """The slopes of all modules of one setting; a module whose name ends in 'logits' has the threshold `logits`.
+
+    Modules that not every size has (blocks, when depth varies) are left out.
+    """
+    sizes = np.log2([record["point"][axis] for record in records])
+    named = [record["result"]["activations"] for record in records]
+    found = []
+    for module in (name for name in named[0] if all(name in each for each in named)):
+        changes_NxT = np.array([each[module]["change"] for each in named], float)  # null, a diverged run, becomes nan
+        steps = {
+            t: fit.slope_interval(sizes, np.log2(np.maximum(changes_NxT[:, t], np.finfo(float).tiny)))
+            for t in range(FIRST_STEP, changes_NxT.shape[1])
+        }
+        found.append(Slope(module, logits if module.endswith("logits") else hidden, steps))
+    return found
+
+
+def mean_changes(records: Sequence[Record], axis: str, modules: Sequence[str]) -> dict[str, np.ndarray]:
+    """{module: change since initialization, sizes by steps}, the mean over seeds."""
+    sizes = sorted({record["point"][axis] for record in records})
+
+    def mean(module: str, size: int) -> np.ndarray:
+        of_size = [r["result"]["activations"][module]["change"] for r in records if r["point"][axis] == size]
+        return np.mean(np.array(of_size, float), axis=0)
+
+    return {module: np.stack([mean(module, size) for size in sizes]) for module in modules}

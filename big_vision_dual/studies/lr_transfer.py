@@ -1,0 +1,79 @@
+"""Does the best learning rate stay where it is when the model grows? Sizes by learning rates by seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from big_vision_dual.studies import fit, grid, settings
+from big_vision_dual.studies.results import Record
+
+FIELDS = {"width": "model.width", "depth": "model.depth"}
+GRIDS = {"adamw": (-11, -4), "adamw_dual": (-11, -4), "mup": (-11, -4), "dualize": (-6, 1)}  # log2 lr, ends included
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Loss against learning rate at one size. loss_LxS: learning rates by seeds, inf where a trial diverged."""
+
+    size: int
+    log2_lr_L: np.ndarray
+    loss_LxS: np.ndarray
+    optimum: fit.Optimum
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """Curves of one setting, by size, and how their optimum moves.
+
+    per_doubling: octaves of learning rate for each doubling of the size, least squares over all sizes.
+    total: the same line from the smallest size to the largest. Each with its 95 % bootstrap interval over seeds.
+    """
+
+    setting: str
+    axis: str
+    curves: tuple[Curve, ...]
+    per_doubling: fit.Interval
+    total: fit.Interval
+
+
+def trials(
+    base: Mapping[str, Any], setting: str, axis: str, sizes: Sequence[int], log2_lrs: Sequence[float], seeds: int
+) -> list[grid.Trial]:
+    """The grid of one setting."""
+    made = []
+    for size in sizes:
+        config = settings.apply(setting, grid.replace(base, {FIELDS[axis]: size}))
+        for trial in grid.product(config, {"lr": [2.0**x for x in log2_lrs], "seed": range(seeds)}):
+            made.append(grid.Trial(trial.config, {"setting": setting, axis: size, **trial.point}))
+    return made
+
+
+def analyse(records: Sequence[Record], setting: str, axis: str) -> Transfer:
+    """Optima and drift from the records of one setting. The loss is the training loss of the last tenth."""
+    sizes = sorted({record["point"][axis] for record in records})
+    tables = [_curve([r for r in records if r["point"][axis] == size]) for size in sizes]
+    curves = tuple(
+        Curve(size, lrs, losses, fit.optimum(lrs, losses)) for size, (lrs, losses) in zip(sizes, tables, strict=True)
+    )
+    log2_sizes = np.log2(sizes)
+    slopes_R = fit.slope(log2_sizes, np.stack([curve.optimum.resampled for curve in curves]))
+    best = fit.slope(log2_sizes, np.array([[curve.optimum.log2_lr] for curve in curves]))[0]
+    doublings = float(log2_sizes[-1] - log2_sizes[0])
+    per_doubling = fit.Interval.of(best, slopes_R)
+    total = fit.Interval.of(best * doublings, slopes_R * doublings)
+    return Transfer(setting, axis, curves, per_doubling, total)
+
+
+def _curve(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """(log2 learning rates (L,), losses (L, S)) of the records of one size."""
+    lrs = sorted({record["point"]["lr"] for record in records})
+    seeds = sorted({record["point"]["seed"] for record in records})
+    loss_LxS = np.full((len(lrs), len(seeds)), np.inf)
+    for record in records:
+        place = lrs.index(record["point"]["lr"]), seeds.index(record["point"]["seed"])
+        loss_LxS[place] = record["result"]["train_loss"] if record["result"]["finite"] else np.inf
+    return np.log2(lrs), loss_LxS
