@@ -12,8 +12,12 @@ from big_vision_dual.recipes import RecipeError
 from big_vision_dual.tables import TableError
 
 COMMANDS = {
+    "bisect": "from the standard ViT with AdamW to the dualized one, switch by switch",
+    "coord-check": "whether the change of activations depends on width or depth",
     "demo": "train AdamW and the dualized ViT side by side on MNIST digits",
+    "lr-sweep": "whether the best learning rate depends on width or depth",
     "norms": "build, show, diff, check and audit target_norm tables",
+    "report": "runs as one self-contained HTML page",
     "train": "train a recipe; the same as python -m big_vision_dual.train",
 }
 _EXPECTED = (NormError, RecipeError, TableError, FileNotFoundError, ValueError)

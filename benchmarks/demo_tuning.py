@@ -1,0 +1,46 @@
+"""Tunes the demo's learning rates, with the same care on both sides; every finished trial is kept in the results file.
+
+Command: python benchmarks/demo_tuning.py RESULTS.jsonl
+The trials are the demo's own recipes; AdamW is tuned on the standard and on the dual architecture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import statistics
+
+from rich.console import Console
+from rich.table import Table
+
+from big_vision_dual import recipes
+from big_vision_dual.studies import grid, results, sweep
+
+SEEDS = (0, 1)
+LEARNING_RATES = {
+    "AdamW, standard architecture": ("mnist5k_vit", [], (1e-3, 3e-3, 1e-2)),
+    "AdamW, dual architecture": ("mnist5k_vit", ["--config.model.scaling=dual"], (3e-3, 1e-2, 3e-2)),
+    "dualized": ("mnist5k_vit_dual", [], (0.05, 0.1, 0.2, 0.4)),
+}
+
+
+def main() -> None:
+    """Runs what the results file lacks, and prints loss and accuracy of each learning rate."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results")
+    file = results.Results(parser.parse_args().results)
+    view = Table("setting", "lr", "train loss", "test loss", "test accuracy", title=f"mean of seeds {SEEDS}")
+    for setting, (recipe, overrides, rates) in LEARNING_RATES.items():
+        base = recipes.load(recipe, overrides).to_dict()
+        records, _ = sweep.run(grid.product(base, {"lr": list(rates), "seed": list(SEEDS)}), file)
+        by_rate = collections.defaultdict(list)
+        for record in records:
+            by_rate[record["point"]["lr"]].append(record["result"])
+        for rate, found in by_rate.items():
+            means = (statistics.fmean(result[name] for result in found) for name in ("train_loss", "val_loss", "val_accuracy"))
+            view.add_row(setting, f"{rate:g}", *(f"{mean:.3f}" for mean in means))
+    Console().print(view)
+
+
+if __name__ == "__main__":
+    main()
