@@ -27,9 +27,9 @@ def _as_dict(report: Report) -> dict[str, Any]:
         **dataclasses.asdict(report),
         "slice": {key: getattr(report.tpu, key) for key in ("name", "chips", "devices", "hosts", "hbm_per_device")},
         "fits": isinstance(report.step, StepCost),
-        "step": _step_as_dict(report.step),
-        "momentum": report.momentum and _step_as_dict(report.momentum),
-        "suggestions": [{"change": s.change, "fits": s.fits, **_step_as_dict(s.result)} for s in report.suggestions],
+        "step": step_as_dict(report.step),
+        "momentum": report.momentum and step_as_dict(report.momentum),
+        "suggestions": [{"change": s.change, "fits": s.fits, **step_as_dict(s.result)} for s in report.suggestions],
         "hours": report.hours,
         "tpu_hours": report.tpu_hours,
         "images_per_host_second": report.images_per_host_second,
@@ -38,7 +38,8 @@ def _as_dict(report: Report) -> dict[str, Any]:
     }
 
 
-def _step_as_dict(step: StepCost | Misfit) -> dict[str, Any]:
+def step_as_dict(step: StepCost | Misfit) -> dict[str, Any]:
+    """Every number of a step, for JSON."""
     if isinstance(step, Misfit):
         return dataclasses.asdict(step)
     derived = {"seconds": step.seconds, "memory_total": step.memory.total}

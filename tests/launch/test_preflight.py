@@ -80,9 +80,9 @@ def test_a_step_that_cannot_fit_is_refused_with_a_change_that_fits(refused):
 
 
 def test_the_table_shows_both_and_cites_the_peaks(report, refused):
-    console = Console(file=io.StringIO(), width=160)
-    console.print(preflight_report.to_table([report, refused]))
-    text = console.file.getvalue()
+    page = io.StringIO()
+    Console(file=page, width=160).print(preflight_report.to_table([report, refused]))
+    text = page.getvalue()
     for part in ("fits", "does not fit", "accum_freq", "all-reduce", "TPU-hours", "images/s", "tpu/docs/v5e"):
         assert part in text
 
