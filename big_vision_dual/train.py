@@ -1,6 +1,6 @@
 """Big Vision's entry point: python -m big_vision_dual.train --config F.py:arg --workdir W [--config.key=v ...].
 
-Exit codes: 0 done; 75 stopped by SIGTERM or SIGINT with everything saved, the same command continues; 1 failed.
+Exit codes: 0 done; 75 stopped by SIGTERM or SIGINT with everything saved, the same command continues; 2 a mistake in the input; 1 failed.
 """
 
 from __future__ import annotations
@@ -10,23 +10,34 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from big_vision_dual import recipes
+from big_vision_dual import mistakes, recipes
 from big_vision_dual.trainer import distributed
 from big_vision_dual.trainer.loop import fit
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Trains; `arguments` as on the command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains; `arguments` as on the command line. Returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m big_vision_dual.train", epilog=__doc__, allow_abbrev=False
+        prog="python -m big_vision_dual.train", description=__doc__.splitlines()[0], allow_abbrev=False
     )
+    add_arguments(parser)
+    known, overrides = parser.parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    return mistakes.guarded(parser.prog, lambda: run(known, overrides))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a run is told beside its --config.KEY=VALUE overrides."""
     parser.add_argument("--config", required=True, help="a config file or its name, with an optional :arg")
     parser.add_argument("--workdir", required=True, help="folder for metrics and checkpoints, local or gs://")
     parser.add_argument("--distributed", choices=distributed.MODES, default="auto", help="join a pod's other hosts")
-    known, overrides = parser.parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Trains with parsed arguments; 0 when done."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     distributed.initialize(known.distributed)
     fit(recipes.load(known.config, overrides), known.workdir)
+    return 0
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -41,4 +52,4 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

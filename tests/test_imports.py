@@ -13,10 +13,10 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "big_vision_dual"
 LAYERS = (  # highest first; packages of one line may not import each other
     {"cli"}, {"train"}, {"demo"}, {"studies"}, {"report"}, {"launch"}, {"trainer"}, {"evaluators"}, {"data"}, {"pp"},
     {"upstream"}, {"optim"}, {"models", "dualize"}, {"tables"}, {"norms"}, {"arch_ssm"},
-    {"arch", "losses", "recipes", "trees"},
+    {"arch", "losses", "mistakes", "recipes", "trees"},
 )  # fmt: skip
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-NO_JAX = {"tables", "norms", "arch", "arch_ssm", "recipes", "trees"}
+NO_JAX = {"tables", "norms", "arch", "arch_ssm", "mistakes", "recipes", "trees"}
 ML = {"jax", "flax", "optax", "orbax"}
 TENSORFLOW = {"tensorflow", "tensorflow_datasets"}
 

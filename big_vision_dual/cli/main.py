@@ -7,9 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from big_vision_dual.norms import NormError
-from big_vision_dual.recipes import RecipeError
-from big_vision_dual.tables import TableError
+from big_vision_dual import mistakes
 
 COMMANDS = {
     "bisect": "from the standard ViT with AdamW to the dualized one, switch by switch",
@@ -20,7 +18,6 @@ COMMANDS = {
     "report": "runs as one self-contained HTML page",
     "train": "train a recipe; the same as python -m big_vision_dual.train",
 }
-_EXPECTED = (NormError, RecipeError, TableError, FileNotFoundError, ValueError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,11 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}. See bvd {args.command} --help.")
     args.overrides = overrides
-    try:
-        return _module(args.command).run(args)
-    except _EXPECTED as error:
-        print(f"bvd {args.command}: {error}", file=sys.stderr)
-        return 2
+    return mistakes.guarded(f"bvd {args.command}", lambda: _module(args.command).run(args))
 
 
 def _module(name: str):

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from big_vision_dual import train
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """As `python -m big_vision_dual.train`."""
-    from big_vision_dual import train
-
-    train.add_arguments(parser)
+add_arguments = train.add_arguments
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains."""
-    from big_vision_dual import train
-
-    train.run(args.config, args.workdir, args.distributed, args.overrides)
-    return 0
+    return train.run(args, args.overrides)

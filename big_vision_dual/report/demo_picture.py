@@ -47,7 +47,9 @@ def _update_norms(axes, rows: Rows, lr: float, table: TargetNormTable) -> None:
     places = np.arange(len(groups))
     updates = [row[f"update_norm/{group}"] / (lr * row["global_schedule"]) for group in groups]
     axes.bar(places, [np.mean(targets[group]) for group in groups], color="0.85", label="target norm")
-    axes.plot(places, updates, "_", markersize=12, markeredgewidth=2, label=f"update / learning rate, step {row['step']}")
+    axes.plot(
+        places, updates, "_", markersize=12, markeredgewidth=2, label=f"update / learning rate, step {row['step']}"
+    )
     axes.set_xticks(places, groups, rotation=60, ha="right", fontsize=7)
     axes.set_title("dualized updates, each in its atom's own norm", fontsize=10)
     axes.legend()

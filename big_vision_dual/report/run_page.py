@@ -37,7 +37,9 @@ def _figures(runs: list[RunFiles]) -> list[go.Figure]:
     names = list(dict.fromkeys(name for run in runs for name in run.metrics))
     single = [name for name in names if not name.startswith(_NORMS)]
     figures = [_curves(runs, name) for name in sorted(single, key=_importance)]
-    figures += [_groups(run, prefix) for run in runs for prefix in _NORMS if any(n.startswith(prefix) for n in run.metrics)]
+    figures += [
+        _groups(run, prefix) for run in runs for prefix in _NORMS if any(n.startswith(prefix) for n in run.metrics)
+    ]
     return figures + [_table(run) for run in runs if run.table is not None]
 
 
@@ -57,7 +59,9 @@ def _curves(runs: list[RunFiles], name: str) -> go.Figure:
 
 
 def _groups(run: RunFiles, prefix: str) -> go.Figure:
-    figure = go.Figure(layout=_layout(f"{run.label}: {prefix.removesuffix('/').replace('_', ' ')} by atom group", prefix))
+    figure = go.Figure(
+        layout=_layout(f"{run.label}: {prefix.removesuffix('/').replace('_', ' ')} by atom group", prefix)
+    )
     for name in (name for name in run.metrics if name.startswith(prefix)):
         steps, values = run.curve(name)
         figure.add_scatter(x=steps, y=values, name=name.removeprefix(prefix), mode="lines")
@@ -83,7 +87,9 @@ def _layout(title: str, name: str) -> dict:
 
 
 def _summary(runs: Sequence[RunFiles]) -> str:
-    names = [name for name in ("training_loss", "val/loss", "val/acc@1", "l2_params", "img/sec") if _any_has(runs, name)]
+    names = [
+        name for name in ("training_loss", "val/loss", "val/acc@1", "l2_params", "img/sec") if _any_has(runs, name)
+    ]
     rows = [["run", "last step", *names]]
     for run in runs:
         values = [run.curve(name)[1] for name in names]

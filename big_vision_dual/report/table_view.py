@@ -34,7 +34,9 @@ def arrange(table: TargetNormTable) -> Grid:
         for layer, column, value in _cells(row):
             cells.setdefault(layer, {})[column] = value
     columns = tuple(dict.fromkeys(column for layer in cells.values() for column in layer))
-    return Grid(tuple(cells), columns, tuple(tuple(layer.get(column) for column in columns) for layer in cells.values()))
+    return Grid(
+        tuple(cells), columns, tuple(tuple(layer.get(column) for column in columns) for layer in cells.values())
+    )
 
 
 def _cells(row: Row) -> list[tuple[str, str, float]]:
@@ -61,7 +63,9 @@ def grid(table: TargetNormTable) -> rich.table.Table:
     merged: dict[tuple[float | None, ...], list[str]] = {}
     for index, column in enumerate(arranged.columns):
         merged.setdefault(tuple(values[index] for values in arranged.values), []).append(column)
-    view = rich.table.Table(title=_title(table), caption=f"target_norm of {len(table.rows)} leaves (W kernel, b bias, g gain)")
+    view = rich.table.Table(
+        title=_title(table), caption=f"target_norm of {len(table.rows)} leaves (W kernel, b bias, g gain)"
+    )
     view.add_column("layer", no_wrap=True)
     for columns in merged.values():
         view.add_column("\n".join(columns), justify="right")

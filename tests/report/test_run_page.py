@@ -18,7 +18,8 @@ def workdir(folder, lr: float, table: bool):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(dict(CONFIG, lr=lr)))
     rows = [
-        {"step": step, "training_loss": 2 / step, "update_norm/Linear/head": lr, "val/acc@1": 0.1 * step} for step in (1, 2)
+        {"step": step, "training_loss": 2 / step, "update_norm/Linear/head": lr, "val/acc@1": 0.1 * step}
+        for step in (1, 2)
     ]
     (folder / "big_vision_metrics.txt").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 3, "trai')
     if table:
