@@ -14,7 +14,8 @@ import pytest
 from big_vision_dual import recipes
 
 CONFIG = pathlib.Path(__file__).parent / "tiny_config.py"
-_CACHE = {
+_FAST_COMPILE = {
+    "jax_disable_most_optimizations": 1,
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
@@ -31,10 +32,10 @@ def environment(tmp_path_factory):
         folder / "data.npz", train_image=images[:100], train_label=labels[:100], test_image=images[100:],
         test_label=labels[100:],
     )  # fmt: skip
-    settings = {key: value for key, value in _CACHE.items()} | {"jax_compilation_cache_dir": str(folder / "cache")}
+    settings = {**_FAST_COMPILE, "jax_compilation_cache_dir": str(folder / "cache")}
     variables = {key.upper(): str(value) for key, value in settings.items()}
     variables |= {"DATA": str(folder / "data.npz"), "JAX_PLATFORMS": "cpu", "WANDB_MODE": "offline"}
-    before = {key: getattr(jax.config, key) for key in settings}
+    before = {key: jax.config.values[key] for key in settings}
     with pytest.MonkeyPatch.context() as patch:
         for key, value in variables.items():
             patch.setenv(key, value)

@@ -60,5 +60,5 @@ def test_config_resume_continues_another_run(tmp_path, tiny):
 
 def test_a_checkpoint_of_another_model_is_an_error_not_a_fresh_start(tmp_path, tiny):
     fit(tiny(), tmp_path)
-    with pytest.raises(checkpoint.CheckpointError, match="of another model or optimizer.*or another workdir"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"of another model or optimizer.*or another workdir"):
         fit(tiny("--config.model.mlp_dim=40"), tmp_path)

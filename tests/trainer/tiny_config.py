@@ -1,4 +1,4 @@
-"""The smallest run with all parts: 8 x 8 images from an NPZ file, two blocks of width 32."""
+"""The smallest run with all parts: 8 x 8 images from an NPZ file, one block of width 32."""
 
 import os
 
@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.label_smoothing = 0.0
     config.model_name = "vit"
     config.model = dict(
-        width=32, depth=2, mlp_dim=48, num_heads=2, patch_size=(4, 4), pool_type="gap", posemb="learn",
+        width=32, depth=1, mlp_dim=48, num_heads=2, patch_size=(4, 4), pool_type="gap", posemb="learn",
         head_zeroinit=False, scan=False, scaling="standard", dropout=0.0, dtype_mm="float32",
     )  # fmt: skip
     data = f"array:{os.environ['DATA']}"
