@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -102,7 +103,7 @@ def test_hosts_together_hold_the_batches_of_one(npz):
 @pytest.mark.parametrize("pad", ["zero", "edge"])
 def test_shift_moves_by_whole_pixels_in_all_directions(pad):
     images = np.random.default_rng(0).integers(1, 256, (300, 5, 7, 2), dtype=np.uint8)
-    moved = np.asarray(augment_fn(f"shift(1, pad={pad!r})")(jax.random.key(0), images))
+    moved = np.asarray(augment_fn(f"shift(1, pad={pad!r})")(jax.random.key(0), jnp.asarray(images)))
     mode = "constant" if pad == "zero" else "edge"
     padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode=mode)
     seen = set()
@@ -115,7 +116,7 @@ def test_shift_moves_by_whole_pixels_in_all_directions(pad):
 
 def test_flip_mirrors_about_half_of_the_images():
     images = np.random.default_rng(0).random((400, 3, 5, 1), np.float32)
-    moved = np.asarray(augment_fn("flip_lr")(jax.random.key(0), images))
+    moved = np.asarray(augment_fn("flip_lr")(jax.random.key(0), jnp.asarray(images)))
     flipped = (moved == images[:, :, ::-1]).all((1, 2, 3))
     assert ((moved == images).all((1, 2, 3)) ^ flipped).all()
     assert 160 < flipped.sum() < 240  # binomial, standard deviation 10
