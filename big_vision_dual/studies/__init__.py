@@ -1,1 +1,1 @@
-"""Many small runs in one program, and what to read off them: coordinate check, learning-rate transfer, bisect, audit."""
+"""Many small runs in one program, and what they show: coordinate check, learning-rate transfer, bisect, audit."""

@@ -55,8 +55,7 @@ def trials(
     for size in sizes:
         config = settings.apply(setting, grid.replace(base, {FIELDS[axis]: size}))
         config = grid.replace(config, {"schedule": {}, "lr": lr, "total_steps": steps, "study": "coord_check"})
-        for trial in grid.product(config, {"seed": range(seeds)}):
-            made.append(grid.Trial(trial.config, {"setting": setting, axis: size, **trial.point}))
+        made += grid.product(config, {"seed": range(seeds)}, point={"setting": setting, axis: size})
     return made
 
 
@@ -97,13 +96,17 @@ def _measure(group: Sequence[grid.Trial]) -> list[dict[str, dict[str, list[float
     stacked = jax.tree.map(lambda *x: np.stack(x), *numbers)
     measured = jax.jit(jax.vmap(_trajectory(program), in_axes=(0, None)))(stacked, program.data())
     whole = jax.tree.map(np.asarray, measured)
-    return [jax.tree.map(lambda x, i=i: [float(v) for v in x[i]], whole) for i in range(len(group))]
+    return [_of_trial(whole, i) for i in range(len(group))]
+
+
+def _of_trial(measured: Any, index: int) -> dict[str, dict[str, list[float]]]:
+    return {name: {kind: values[index].tolist() for kind, values in kinds.items()} for name, kinds in measured.items()}
 
 
 def _trajectory(program: Program) -> Any:
     def trajectory(given: Numbers, data: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
-        probe = arrays.to_model(*(x[0] for x in data["validation"]), program.config["num_classes"])["image"]
-        probe = probe[: program.source.batch_size]
+        images, labels = (part[0][: program.source.batch_size] for part in data["validation"])
+        probe = arrays.to_model(images, labels, program.config["num_classes"])["image"]
         state = program.init(given)
         first = activations(program.model, state[0], probe)
 

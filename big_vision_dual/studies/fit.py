@@ -85,13 +85,19 @@ def slope(x_N: np.ndarray, y_NxR: np.ndarray) -> np.ndarray:
 
 def slope_interval(x_N: np.ndarray, y_N: np.ndarray) -> Interval:
     """Least-squares slope with its t interval; wants three points at least."""
-    line = stats.linregress(x_N, y_N)
-    half = stats.t.ppf((1 + LEVEL) / 2, len(x_N) - 2) * line.stderr
-    return Interval(float(line.slope), float(line.slope - half), float(line.slope + half))
+    best = float(slope(x_N, y_N[:, None])[0])
+    centred = x_N - x_N.mean()
+    residual_N = y_N - y_N.mean() - best * centred
+    error = np.sqrt(residual_N @ residual_N / (len(x_N) - 2) / (centred @ centred))
+    return _around(best, float(error), len(x_N) - 2)
 
 
 def mean_interval(values_S: np.ndarray) -> Interval:
     """Mean of paired differences with its t interval over S seeds."""
-    mean, error = float(np.mean(values_S)), float(stats.sem(values_S))
-    half = stats.t.ppf((1 + LEVEL) / 2, len(values_S) - 1) * error
-    return Interval(mean, mean - half, mean + half)
+    error = np.std(values_S, ddof=1) / np.sqrt(len(values_S))
+    return _around(float(np.mean(values_S)), float(error), len(values_S) - 1)
+
+
+def _around(value: float, error: float, freedom: int) -> Interval:
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
+    return Interval(value, value - half, value + half)

@@ -35,10 +35,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def product(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[Trial]:
-    """All combinations of the values of dotted config fields: {'model.width': [32, 64], 'lr': [.1, .2]} -> 4 trials."""
-    points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    return [Trial(replace(base, point), point) for point in points]
+def product(
+    base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]], point: Mapping[str, Any] | None = None
+) -> list[Trial]:
+    """All combinations of the values of dotted config fields: {'model.width': [32, 64], 'lr': [.1, .2]} -> 4 trials.
+
+    point: further coordinates of all of them.
+    """
+    combined = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    return [Trial(replace(base, fields), {**(point or {}), **fields}) for fields in combined]
 
 
 def replace(config: Mapping[str, Any], fields: Mapping[str, Any]) -> Config:

@@ -12,7 +12,7 @@ from big_vision_dual.studies import fit, grid, settings
 from big_vision_dual.studies.results import Record
 
 FIELDS = {"width": "model.width", "depth": "model.depth"}
-GRIDS = {"adamw": (-11, -4), "adamw_dual": (-11, -4), "mup": (-11, -4), "dualize": (-6, 1)}  # log2 lr, ends included
+_ADAM, _DUALIZE = range(-11, -4), range(-6, 1)  # log2 lr, one octave apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,17 @@ class Transfer:
     total: fit.Interval
 
 
+def octaves(setting: str, given: str | None = None) -> range:
+    """log2 learning rates: 'LOW:HIGH', both included, or the setting's own default."""
+    if given is None:
+        return _DUALIZE if setting.startswith("dualize") else _ADAM
+    try:
+        low, high = map(int, given.split(":"))
+    except ValueError:
+        raise ValueError(f"log2 learning rates {given!r}; possible: LOW:HIGH such as -11:-4.") from None
+    return range(low, high + 1)
+
+
 def trials(
     base: Mapping[str, Any], setting: str, axis: str, sizes: Sequence[int], log2_lrs: Sequence[float], seeds: int
 ) -> list[grid.Trial]:
@@ -47,15 +58,15 @@ def trials(
     made = []
     for size in sizes:
         config = settings.apply(setting, grid.replace(base, {FIELDS[axis]: size}))
-        for trial in grid.product(config, {"lr": [2.0**x for x in log2_lrs], "seed": range(seeds)}):
-            made.append(grid.Trial(trial.config, {"setting": setting, axis: size, **trial.point}))
+        axes = {"lr": [2.0**x for x in log2_lrs], "seed": range(seeds)}
+        made += grid.product(config, axes, point={"setting": setting, axis: size})
     return made
 
 
 def analyse(records: Sequence[Record], setting: str, axis: str) -> Transfer:
     """Optima and drift from the records of one setting. The loss is the training loss of the last tenth."""
     sizes = sorted({record["point"][axis] for record in records})
-    tables = [_curve([r for r in records if r["point"][axis] == size]) for size in sizes]
+    tables = [losses([r for r in records if r["point"][axis] == size]) for size in sizes]
     curves = tuple(
         Curve(size, lrs, losses, fit.optimum(lrs, losses)) for size, (lrs, losses) in zip(sizes, tables, strict=True)
     )
@@ -68,8 +79,8 @@ def analyse(records: Sequence[Record], setting: str, axis: str) -> Transfer:
     return Transfer(setting, axis, curves, per_doubling, total)
 
 
-def _curve(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
-    """(log2 learning rates (L,), losses (L, S)) of the records of one size."""
+def losses(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """(log2 learning rates (L,), training losses (L, S)) of records with all pairs of lr and seed; inf if diverged."""
     lrs = sorted({record["point"]["lr"] for record in records})
     seeds = sorted({record["point"]["seed"] for record in records})
     loss_LxS = np.full((len(lrs), len(seeds)), np.inf)

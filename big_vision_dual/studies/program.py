@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from big_vision_dual import losses, models, optim, tables
+from big_vision_dual import losses, models, optim
 from big_vision_dual.data import arrays
 from big_vision_dual.studies import dataset, target_norms
 from big_vision_dual.studies.grid import Config, numbers, replace
@@ -109,7 +109,7 @@ class Program:
     def advance(
         self, state: State, given: Numbers, data: Mapping[str, Any], start: jax.Array, stop: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
-        """Steps start ... stop - 1 as one loop: (state, their mean loss and the l2 norm of the parameters after them)."""
+        """Steps start ... stop - 1 as one loop: (state, their mean loss and the final l2 norm of the parameters)."""
 
         def body(step: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
             state, total = carry

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -100,7 +100,7 @@ class _Batch:
         state = self.init(numbers)
         edges = np.unique(np.linspace(0, self.program.total_steps, POINTS + 1).round().astype(np.int32))
         curves: list[dict[str, np.ndarray]] = []
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in itertools.pairwise(edges):
             state, measured = self.advance(state, numbers, self.data, start, stop)
             curves.append(jax.tree.map(np.asarray, measured))
             finished(len(trials) * (stop - start) / self.program.total_steps)
@@ -108,7 +108,7 @@ class _Batch:
         return [_result(curves, final, index) for index in range(len(trials))]
 
 
-def _compile(program: Program, size: int, devices: Sequence[jax.Device]) -> dict[str, Any]:
+def _compile(program: Program, size: int, devices: Sequence[Any]) -> dict[str, Any]:
     """Compiles init, advance and evaluate for `size` trials, sharded over devices. Allocates the data only."""
     mesh = Mesh(np.array(devices), ("trials",))
     sharded, replicated = NamedSharding(mesh, P("trials")), NamedSharding(mesh, P())
@@ -152,7 +152,7 @@ def _bytes(compiled: Any) -> int:
     return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes
 
 
-def _memory(device: jax.Device) -> int:
+def _memory(device: Any) -> int:
     """Bytes of a device; of the machine for a CPU."""
     stats = device.memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(jax.devices())

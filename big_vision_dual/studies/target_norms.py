@@ -17,7 +17,8 @@ from big_vision_dual.tables import Row, TargetNormTable
 def table_for(config: Mapping[str, Any]) -> TargetNormTable | None:
     """The table of a dualized trial, None for any other.
 
-    config.norms as everywhere, and besides conventions='flat': equal target norms, 1 / number of atoms.
+    config.norms as everywhere, and besides conventions='flat': every atom has the mean target norm of
+    the well-normed table, so that a learning rate means much the same.
     config.target_norm_scale: ordered [regex, factor] pairs; the first that matches a row's whole path counts.
     """
     if config["optax_name"] != DUALIZE:
@@ -38,8 +39,8 @@ def of(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _flattened(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    atoms = sum(len(row.target_norm) if isinstance(row.target_norm, tuple) else 1 for row in rows)
-    return tuple(dataclasses.replace(row, target_norm=_times(row.target_norm, 0.0, 1 / atoms)) for row in rows)
+    mean = float(np.mean(np.concatenate([np.atleast_1d(row.target_norm) for row in rows])))
+    return tuple(dataclasses.replace(row, target_norm=_times(row.target_norm, 0.0, mean)) for row in rows)
 
 
 def _scaled(row: Row, rules: list) -> Row:

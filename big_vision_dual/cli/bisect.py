@@ -1,0 +1,121 @@
+"""`bvd bisect`: what does each difference between the standard and the dualized ViT do?"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+from rich.console import Console
+from rich.table import Table
+
+from big_vision_dual import recipes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("--config", default="study_vit", help="the base recipe (default study_vit: MNIST digits)")
+    parser.add_argument("--study", choices=("standard", "dual", "factorial", "growth"), default="dual",
+                        help="one switch at a time from an end, all combinations, or growth of weights")  # fmt: skip
+    parser.add_argument("--switches", default="optimizer,residual,init", help="of --study factorial")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/bisect"), help="folder of results")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs one study, prints its table and draws it."""
+    from big_vision_dual.studies.results import Results
+
+    base = recipes.load(args.config, args.overrides).to_dict()
+    results, console = Results(args.out / "results.jsonl"), Console()
+    picture = _STUDIES[args.study](args, base, results, console)
+    if picture:
+        console.print(f"wrote {picture} and {args.out / 'results.jsonl'}")
+    return 0
+
+
+def _one_at_a_time(args: argparse.Namespace, base: dict, results, console: Console) -> pathlib.Path:
+    from big_vision_dual.report import bisect_plot
+    from big_vision_dual.studies import bisect
+
+    reference = bisect.tune(base, {"standard": bisect.STANDARD, "dual": bisect.DUAL}[args.study], args.seeds, results)
+    effects = []
+    for switch, _, variant in bisect.one_at_a_time(args.study):
+        effects.append(bisect.effect(args.study, switch, bisect.tune(base, variant, args.seeds, results), reference))
+        console.print(_line(effects[-1]))
+    console.print(_table(f"from the {args.study} end", effects, reference))
+    bars = [(f"{e.switch} = {_text(e.value)}", e.loss.value, e.loss.low, e.loss.high) for e in effects]
+    picture = args.out / f"bisect_{args.study}.png"
+    bisect_plot.effects({f"leaving the {args.study} end": bars}, picture)
+    return picture
+
+
+def _factorial(args: argparse.Namespace, base: dict, results, console: Console) -> pathlib.Path:
+    from big_vision_dual.report import bisect_plot
+    from big_vision_dual.studies import bisect
+
+    switches = args.switches.split(",")
+    tuned = [bisect.tune(base, variant, args.seeds, results) for variant in bisect.factorial(switches)]
+    view = Table(*switches, "best log2 lr", "loss", "accuracy", title="full factorial, means over seeds")
+    for each in tuned:
+        values = [_text(each.variant[name]) for name in switches]
+        view.add_row(
+            *values, f"{each.optimum.log2_lr:.1f}", f"{each.loss_S.mean():.3f}", f"{each.accuracy_S.mean():.3f}"
+        )
+    console.print(view)
+    contrasts = bisect.contrasts(switches, tuned)
+    for name, interval in contrasts.items():
+        console.print(f"{name}: {interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]")
+    picture = args.out / "bisect_factorial.png"
+    bars = [(name, each.value, each.low, each.high) for name, each in contrasts.items()]
+    bisect_plot.effects({"dual minus standard": bars}, picture)
+    return picture
+
+
+def _growth(args: argparse.Namespace, base: dict, results, console: Console) -> pathlib.Path:
+    from big_vision_dual.report import bisect_plot
+    from big_vision_dual.studies import growth
+
+    runs = growth.run(base, args.seeds, results)
+    view = Table("run", "l2_params end / start", "training loss", "validation accuracy")
+    for name, each in runs.items():
+        view.add_row(name, f"{each.ratio_SxT[:, -1].mean():.2f}", each.loss, each.accuracy)
+    console.print(view)
+    picture = args.out / "growth.png"
+    bisect_plot.growth({name: (each.steps_T, each.ratio_SxT) for name, each in runs.items()}, picture)
+    return picture
+
+
+_STUDIES = {"standard": _one_at_a_time, "dual": _one_at_a_time, "factorial": _factorial, "growth": _growth}
+
+
+def _table(title: str, effects: list, reference) -> Table:
+    caption = (
+        f"reference: loss {reference.loss_S.mean():.3f}, accuracy {reference.accuracy_S.mean():.3f}, best log2 lr "
+        f"{reference.optimum.log2_lr:.1f}; changes paired over seeds, 95 % t interval"
+    )
+    view = Table(
+        "switch", "value", "best log2 lr", "change of loss", "change of accuracy", title=title, caption=caption
+    )
+    for each in sorted(effects, key=lambda e: -e.loss.value):
+        view.add_row(
+            each.switch,
+            _text(each.value),
+            f"{each.tuned.optimum.log2_lr:.1f}",
+            _three(each.loss),
+            _three(each.accuracy),
+        )
+    return view
+
+
+def _line(effect) -> str:
+    return (
+        f"{effect.switch} = {_text(effect.value)}: {_three(effect.loss)} at log2 lr {effect.tuned.optimum.log2_lr:.1f}"
+    )
+
+
+def _three(interval) -> str:
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def _text(value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,69 @@
+"""`bvd lr-sweep`: does the best learning rate stay put when the model grows?"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+from rich.console import Console
+from rich.table import Table
+
+from big_vision_dual import recipes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("--config", default="study_vit", help="the base recipe (default study_vit: MNIST digits)")
+    parser.add_argument("--settings", default="adamw,mup,dualize", help="see big_vision_dual.studies.settings")
+    parser.add_argument("--axis", choices=("width", "depth"), default="width")
+    parser.add_argument("--sizes", default="16,32,64,128", help="widths or depths, ascending")
+    parser.add_argument(
+        "--log2-lrs", metavar="LOW:HIGH", help="octaves, e.g. --log2-lrs=-11:-5 (with =); default by setting"
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--at-once", type=int, help="trials in one program (default: as many as fit in memory)")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/lr_sweep"), help="folder of results")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Sweeps, prints optima and drifts, draws."""
+    from big_vision_dual.report import lr_plot
+    from big_vision_dual.studies import lr_transfer, sweep
+    from big_vision_dual.studies.results import Results
+
+    console = Console()
+    base = recipes.load(args.config, args.overrides).to_dict()
+    results = Results(args.out / "results.jsonl")
+    sizes = [int(size) for size in args.sizes.split(",")]
+    panels = {}
+    for setting in args.settings.split(","):
+        octaves = lr_transfer.octaves(setting, args.log2_lrs)
+        trials = lr_transfer.trials(base, setting, args.axis, sizes, octaves, args.seeds)
+        records, timing = sweep.run(trials, results, at_once=args.at_once)
+        transfer = lr_transfer.analyse(records, setting, args.axis)
+        console.print(_table(transfer))
+        console.print(f"{timing.trials} trials in {timing.total:.0f} s, {timing.compile:.0f} s of them compiling\n")
+        panels[setting] = [_line(curve, args.axis) for curve in transfer.curves]
+    picture = args.out / f"lr_{args.axis}.png"
+    lr_plot.draw(panels, picture)
+    console.print(f"wrote {picture} and {args.out / 'results.jsonl'}")
+    return 0
+
+
+def _line(curve, axis: str):
+    from big_vision_dual.report.lr_plot import Line
+
+    best = curve.optimum.interval
+    numbers = (best.value, best.low, best.high)
+    return Line(f"{axis} {curve.size}", curve.log2_lr_L, curve.loss_LxS, numbers, curve.optimum.loss)
+
+
+def _table(transfer) -> Table:
+    caption = f"drift {transfer.per_doubling} octaves a doubling, {transfer.total} in all (95 % bootstrap over seeds)"
+    view = Table(transfer.axis, "best log2 lr", "loss there", "diverged", title=transfer.setting, caption=caption)
+    for curve in transfer.curves:
+        edge = " (edge of the grid)" if curve.optimum.at_edge else ""
+        diverged = int((curve.loss_LxS == float("inf")).sum())
+        loss = f"{curve.optimum.loss:.3f}"
+        view.add_row(str(curve.size), f"{curve.optimum.interval}{edge}", loss, f"{diverged} of {curve.loss_LxS.size}")
+    return view

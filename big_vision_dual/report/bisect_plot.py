@@ -1,0 +1,38 @@
+"""Effects of switches as bars, and norms of parameters over a training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+Bar = tuple[str, float, float, float]  # label, estimate, low, high
+
+
+def effects(panels: Mapping[str, Sequence[Bar]], path: str | os.PathLike[str]) -> None:
+    """One panel an end: change of loss with its 95 % interval; to the right of 0 is worse."""
+    rows = max(len(bars) for bars in panels.values())
+    figure = Figure(figsize=(5.5 * len(panels), 1.2 + 0.28 * rows), layout="constrained")
+    for axes, (title, bars) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        labels, values, low, high = zip(*bars, strict=True)
+        places = np.arange(len(bars))
+        axes.errorbar(values, places, xerr=[np.subtract(values, low), np.subtract(high, values)], fmt="o", capsize=3)
+        axes.axvline(0, color="grey", linewidth=0.8)
+        axes.set_yticks(places, labels, fontsize=8)
+        axes.invert_yaxis()
+        axes.set(title=title, xlabel="change of training loss (right: worse)")
+    figure.savefig(path, dpi=110)
+
+
+def growth(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | os.PathLike[str]) -> None:
+    """{label: (steps (T,), l2 norms of the parameters relative to the start, seeds by T)}, both axes logarithmic."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for index, (label, (steps_T, norms_SxT)) in enumerate(runs.items()):
+        axes.plot(steps_T, norms_SxT.mean(axis=0), color=f"C{index}", label=label)
+        axes.fill_between(steps_T, norms_SxT.min(axis=0), norms_SxT.max(axis=0), color=f"C{index}", alpha=0.2)
+    axes.set(xlabel="step", ylabel="l2 norm of the parameters / at start", yscale="log")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
