@@ -95,17 +95,19 @@ class _Batch:
     def run(self, trials: Sequence[Trial], finished: Callable[[float], None]) -> list[dict[str, Any]]:
         """Trains all trials of a part from the start. `finished` hears how many trials' worth of work was done."""
         filled = [*trials, *[trials[-1]] * (self.size - len(trials))]
-        stacked = jax.tree.map(lambda *x: np.stack(x), *(self.program.numbers_of(trial.config) for trial in filled))
-        numbers = self.shard(stacked)
-        state = self.init(numbers)
+        given = [self.program.numbers_of(trial.config) for trial in filled]
+        numbers = self.shard(_stacked(given))
+        # One by one: on a CPU, jaxlib 0.10.2 can deadlock in a batch of QRs (orthogonal initial values).
+        state = self.shard(_stacked([jax.device_get(self.init(one)) for one in given]))
         edges = np.unique(np.linspace(0, self.program.total_steps, POINTS + 1).round().astype(np.int32))
+        first = jax.tree.map(np.asarray, self.evaluate(state, self.data))
         curves: list[dict[str, np.ndarray]] = []
         for start, stop in itertools.pairwise(edges):
             state, measured = self.advance(state, numbers, self.data, start, stop)
             curves.append(jax.tree.map(np.asarray, measured))
             finished(len(trials) * (stop - start) / self.program.total_steps)
         final = jax.tree.map(np.asarray, self.evaluate(state, self.data))
-        return [_result(curves, final, index) for index in range(len(trials))]
+        return [_result(first, curves, final, index) for index in range(len(trials))]
 
 
 def _compile(program: Program, size: int, devices: Sequence[Any]) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def _compile(program: Program, size: int, devices: Sequence[Any]) -> dict[str, A
     one = program.numbers_of(program.config)
     numbers = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *np.shape(x)), x.dtype, sharding=sharded), one)
     jit = functools.partial(jax.jit, out_shardings=sharded)
-    init = jit(jax.vmap(program.init)).lower(numbers).compile()
+    init = jax.jit(program.init).lower(one).compile()
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharded),
         jax.eval_shape(jax.vmap(program.init), numbers),
@@ -132,13 +134,20 @@ def _compile(program: Program, size: int, devices: Sequence[Any]) -> dict[str, A
     }
 
 
-def _result(curves: Sequence[dict[str, np.ndarray]], final: dict[str, np.ndarray], index: int) -> dict[str, Any]:
-    """One trial's entry in the results file."""
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _result(
+    first: dict[str, np.ndarray], curves: Sequence[dict[str, np.ndarray]], final: dict[str, np.ndarray], index: int
+) -> dict[str, Any]:
+    """One trial's entry in the results file; 'start' is the evaluation before the first step."""
+    start = {name: float(value[index]) for name, value in first.items()}
     curve = {name: [float(point[name][index]) for point in curves] for name in curves[0]}
     result = {name: float(value[index]) for name, value in final.items()}
     train_loss = float(np.mean(curve["loss"][-2:]))
     finite = bool(np.isfinite([train_loss, result["val_loss"]]).all())
-    return {"train_loss": train_loss, **result, "finite": finite, "curve": curve}
+    return {"train_loss": train_loss, **result, "finite": finite, "start": start, "curve": curve}
 
 
 def _multiple(count: int, of: int, down: bool = False) -> int:
