@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
@@ -284,5 +286,5 @@ def _valid_pairs(size: int, kernel: int, out: int, *, axis: int, window: dict[st
     stride, holes, spread = (int(option(name, "1")) for name in ("stride", "lhs_dilate", "rhs_dilate"))
     low = int(option("pad", "0_0").split("_")[0])
     reach = (size - 1) * holes + 1
-    positions = (o * stride - low + k * spread for o in range(out) for k in range(kernel))
-    return sum(0 <= position < reach and position % holes == 0 for position in positions)
+    position = stride * np.arange(out)[:, None] + spread * np.arange(kernel) - low
+    return int(np.count_nonzero((position >= 0) & (position < reach) & (position % holes == 0)))
