@@ -37,7 +37,10 @@ def main() -> None:
         for record in records:
             by_rate[record["point"]["lr"]].append(record["result"])
         for rate, found in by_rate.items():
-            means = (statistics.fmean(result[name] for result in found) for name in ("train_loss", "val_loss", "val_accuracy"))
+            means = (
+                statistics.fmean(result[name] for result in found)
+                for name in ("train_loss", "val_loss", "val_accuracy")
+            )
             view.add_row(setting, f"{rate:g}", *(f"{mean:.3f}" for mean in means))
     Console().print(view)
 

@@ -1,7 +1,8 @@
 """The CIFAR-10 ViT, dualized.
 
-Command: python -m big_vision_dual.train --config configs/cifar10_vit_dual.py --workdir runs/cifar10_dual --config.input.data.data_dir=DIR
-Expected: docs/training.md has 300 steps on two CPU cores; the full 30 epochs are not yet run.
+Command: python -m big_vision_dual.train --config configs/cifar10_vit_dual.py --workdir runs/cifar10_dual
+         --config.input.data.data_dir=DIR
+Expected: docs/training.md has 300 steps on two CPU cores; the full length is not yet run.
 """
 
 import ml_collections

@@ -1,6 +1,7 @@
 """Fine-tunes a ViT-S/16 from weights: a checkpoint saved as .npz, Big Vision's or ours.
 
-Command: python -m big_vision_dual.train --config configs/transfer.py --workdir runs/transfer --config.model_init=FILE.npz
+Command: python -m big_vision_dual.train --config configs/transfer.py --workdir runs/transfer
+         --config.model_init=FILE.npz
          --config.input.data.data_dir=DIR
 Expected: not yet run at full length.
 """

@@ -12,7 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The recipe; every field can be changed by --config.FIELD=VALUE."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total_epochs = 90
+    config.total_epochs = 90.0
     config.num_classes = 1000
     config.input_shape = (224, 224, 3)
     config.loss = "softmax_xent"
