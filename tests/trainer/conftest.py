@@ -48,9 +48,9 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def tiny(environment):
-    """(*overrides) -> the tiny config with them, '--config.lr=1' for instance."""
+    """(*overrides, model='vit') -> the tiny config with them, '--config.lr=1' for instance."""
     del environment
-    return lambda *overrides: recipes.load(str(CONFIG), overrides)
+    return lambda *overrides, model="vit": recipes.load(f"{CONFIG}:{model}", overrides)
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
-"""Prints the losses of a few steps of variants of the tiny config as JSON: {variant: [loss, ...]}.
+"""Prints the losses of a few steps of variants of the tiny config, as JSON: {variant: [loss, ...]}.
 
-Its argument is JSON, {variant: [number of devices, 0 for all, {config field: value}]}. A variant's initial
+Its argument is JSON, {variant: [model, number of devices, 0 for all, {config field: value}]}. A variant's initial
 parameters are left beside the data as VARIANT.npz. Started by test_devices.py, with several devices and processes.
 """
 
+import functools
 import json
+import operator
 import os
 import pathlib
 import sys
@@ -18,10 +20,12 @@ from big_vision_dual.trainer import distributed, feed, setup, start
 STEPS = 4
 
 
-def losses(variant: str, devices: int, changes: dict) -> list[float]:
-    config = recipes.load(str(pathlib.Path(__file__).parent / "tiny_config.py"))
+def losses(variant: str, model: str, devices: int, changes: dict) -> list[float]:
+    config = recipes.load(f"{pathlib.Path(__file__).parent / 'tiny_config.py'}:{model}")
     with config.unlocked():
-        config.update_from_flattened_dict(changes)
+        for field, value in changes.items():
+            *parents, name = field.split(".")
+            functools.reduce(operator.getitem, parents, config)[name] = value
     run = setup.prepare(config, devices=jax.devices()[:devices] if devices else None)
     state, batches = start.begin(run, None).state, feed.batches(run.source, run.fns, 0)
     if jax.process_count() == 1:

@@ -36,24 +36,25 @@ def test_a_run_describes_itself(tmp_path, tiny):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(tmp_path, tiny):
-    fit(tiny("--config.total_steps=4"), tmp_path)
-    config = tiny("--config.lr=1e30", "--config.total_steps=12", "--config.log_training_steps=5")
+    fit(tiny("--config.total_steps=4", model="mlp"), tmp_path)
+    config = tiny("--config.lr=1e30", "--config.total_steps=12", "--config.log_training_steps=5", model="mlp")
     with pytest.raises(health.NonFiniteError, match=r"at step [67]: .*step 4 is kept; the same command continues"):
         fit(config, tmp_path)
     assert sorted(path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()) == ["4"]
 
 
 def test_model_init_starts_from_a_weights_file(tmp_path, tiny):
-    state = setup.prepare(tiny("--config.seed=8")).fns.init()
+    state = setup.prepare(tiny("--config.seed=8", model="mlp")).fns.init()
     weights.save(state.params, tmp_path / "w.npz")
-    fit(tiny("--config.total_steps=1", "--config.lr=0.", f"--config.model_init={tmp_path / 'w.npz'}"), tmp_path / "run")
+    one_step = ("--config.total_steps=1", "--config.lr=0.")
+    fit(tiny(*one_step, f"--config.model_init={tmp_path / 'w.npz'}", model="mlp"), tmp_path / "run")
     (row,) = metrics.read(tmp_path / "run" / metrics.FILE)
-    fit(tiny("--config.total_steps=1", "--config.lr=0.", "--config.seed=8"), tmp_path / "fresh")
+    fit(tiny(*one_step, "--config.seed=8", model="mlp"), tmp_path / "fresh")
     (fresh,) = metrics.read(tmp_path / "fresh" / metrics.FILE)
     assert row["l2_params"] == fresh["l2_params"]
 
 
 def test_without_a_workdir_nothing_is_kept(tmp_path, tiny, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert fit(tiny("--config.total_steps=2"))["step"] == 2
+    assert fit(tiny("--config.total_steps=3", model="mlp"))["step"] == 3
     assert not list(tmp_path.iterdir())

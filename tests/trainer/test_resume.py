@@ -38,27 +38,27 @@ def test_sigterm_then_the_same_command_equals_the_uninterrupted_run(tmp_path, ti
 
 
 def test_a_damaged_checkpoint_is_skipped_and_its_steps_are_computed_again(tmp_path, tiny, caplog):
-    fit(tiny(), tmp_path)
+    fit(tiny(model="mlp"), tmp_path)
     whole = rows(tmp_path)
     newest = tmp_path / checkpoint.FOLDER / "12" / "state"
     for file in newest.rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
-    fit(tiny(), tmp_path)
+    fit(tiny(model="mlp"), tmp_path)
     assert "checkpoint 12" in caplog.text
     assert rows(tmp_path) == whole
     assert sorted(path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()) == ["12", "12.damaged", "8"]
 
 
 def test_config_resume_continues_another_run(tmp_path, tiny):
-    fit(tiny(), tmp_path / "first")
-    fit(tiny("--config.total_steps=14", f"--config.resume={tmp_path / 'first'}"), tmp_path / "second")
+    fit(tiny(model="mlp"), tmp_path / "first")
+    fit(tiny("--config.total_steps=14", f"--config.resume={tmp_path / 'first'}", model="mlp"), tmp_path / "second")
     assert [row["step"] for row in rows(tmp_path / "second")] == [13, 14]
     with pytest.raises(checkpoint.CheckpointError, match="has no checkpoint; give the workdir of a run"):
-        fit(tiny(f"--config.resume={tmp_path / 'nothing'}"), tmp_path / "third")
+        fit(tiny(f"--config.resume={tmp_path / 'nothing'}", model="mlp"), tmp_path / "third")
 
 
 def test_a_checkpoint_of_another_model_is_an_error_not_a_fresh_start(tmp_path, tiny):
-    fit(tiny(), tmp_path)
+    fit(tiny(model="mlp"), tmp_path)
     with pytest.raises(checkpoint.CheckpointError, match=r"of another model or optimizer.*or another workdir"):
-        fit(tiny("--config.model.mlp_dim=40"), tmp_path)
+        fit(tiny("--config.model.width=40", model="mlp"), tmp_path)

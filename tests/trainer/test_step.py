@@ -84,7 +84,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(plain, batch):
 
 
 def test_averaged_parameters_follow_the_formula(tiny, batch):
-    config = tiny()
+    config = tiny(model="mlp")
     with config.unlocked():
         config.ema = {"decay": 0.9}
     fns = setup.prepare(config).fns
@@ -127,14 +127,14 @@ def test_mixup_against_numpy():
 
 
 def test_it_lowers_from_shapes_alone(tiny):
-    fns = setup.prepare(tiny()).fns
+    fns = setup.prepare(tiny(model="mlp")).fns
     lowered = fns.train.lower(fns.state, fns.batch, fns.measured)
     assert "main" in lowered.as_text()
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(fns.state))
 
 
 def test_head_bias_is_set_where_asked(tiny):
-    state = setup.prepare(tiny("--config.init_head_bias=-3.")).fns.init()
+    state = setup.prepare(tiny("--config.init_head_bias=-3.", model="mlp")).fns.init()
     np.testing.assert_array_equal(state.params["head"]["bias"], np.full(5, -3.0, np.float32))
 
 
@@ -147,7 +147,7 @@ def test_head_bias_is_set_where_asked(tiny):
 )
 def test_bad_configs_are_named(tiny, override, message):
     with pytest.raises(ValueError, match=message):
-        setup.prepare(tiny(override))
+        setup.prepare(tiny(override, model="mlp"))
 
 
 def test_a_missing_data_set_is_the_datas_own_error(tiny):

@@ -1,4 +1,4 @@
-"""The smallest run with all parts: 8 x 8 images from an NPZ file, one block of width 32."""
+"""The smallest run with all parts: 8 x 8 images from an NPZ file, a ViT block of width 32, or an MLP."""
 
 import os
 
@@ -6,8 +6,8 @@ import ml_collections
 from ml_collections import config_dict
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """Fields left None take their defaults; DATA in the environment names the file (see conftest.py)."""
+def get_config(model: str = "vit") -> ml_collections.ConfigDict:
+    """model: 'vit', or 'mlp', which compiles faster. Fields left None take their defaults; DATA in the environment names the file (see conftest.py)."""
     config = ml_collections.ConfigDict()
     config.seed = 3
     config.total_steps = 12
@@ -15,11 +15,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.input_shape = (8, 8, 3)
     config.loss = "softmax_xent"
     config.label_smoothing = 0.0
-    config.model_name = "vit"
-    config.model = dict(
+    config.model_name = model
+    vit = dict(
         width=32, depth=1, mlp_dim=48, num_heads=2, patch_size=(4, 4), pool_type="gap", posemb="learn",
         head_zeroinit=False, scan=False, scaling="standard", dropout=0.0, dtype_mm="float32",
     )  # fmt: skip
+    config.model = vit if model == "vit" else dict(width=32, depth=2, scaling="standard", head_zeroinit=False)
     data = f"array:{os.environ['DATA']}"
     config.input = dict(data=dict(name=data, split="train"), batch_size=32, accum_freq=1, augment="flip_lr")
     config.mixup = dict(p=0.2)
