@@ -13,7 +13,8 @@ from big_vision_dual.pp.quiet_tf import Tensor, tf
 from big_vision_dual.pp.registry import register
 
 Size = int | Sequence[int]
-_METHODS = ("area", "bicubic", "bilinear", "gaussian", "lanczos3", "lanczos5", "mitchellcubic", "nearest")
+_OVERSHOOTING = ("bicubic", "lanczos3", "lanczos5", "mitchellcubic")  # their kernels have negative lobes
+_METHODS = ("area", "bilinear", "gaussian", "nearest", *_OVERSHOOTING)
 
 
 def _pair(size: Size) -> tuple[int, int]:
@@ -31,7 +32,9 @@ def _check_method(method: str) -> None:
 def _resized(image: Tensor, size: Any, method: str, antialias: bool) -> Tensor:
     dtype = image.dtype
     resized = tf.image.resize(image, size, method=method, antialias=antialias)
-    return tf.cast(tf.clip_by_value(resized, dtype.min, dtype.max), dtype)
+    if method in _OVERSHOOTING:
+        resized = tf.clip_by_value(resized, dtype.min, dtype.max)
+    return tf.cast(resized, dtype)
 
 
 def _dct(precise: bool) -> str:
@@ -201,10 +204,11 @@ def value_range(
         raise ValueError(
             f"[{in_min}, {in_max}] -> [{vmin}, {vmax}]; possible: each from its smaller to its larger end."
         )
+    scale = (vmax - vmin) / (in_max - in_min)
+    offset = vmin - in_min * scale
 
     def apply(image: Tensor) -> Tensor:
-        unit = (tf.cast(image, tf.float32) - in_min) / (in_max - in_min)
-        mapped = vmin + unit * (vmax - vmin)
+        mapped = tf.cast(image, tf.float32) * scale + offset
         return tf.clip_by_value(mapped, vmin, vmax) if clip_values else mapped
 
     return apply
