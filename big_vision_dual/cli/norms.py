@@ -1,4 +1,4 @@
-"""`bvd norms build | show | diff | check`."""
+"""`bvd norms build | show | diff | check | audit`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from big_vision_dual import recipes, tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the four verbs."""
+    """Arguments of the five verbs."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     build = verbs.add_parser("build", help="dry-run a config's norm tree; print the table or write it to a file")
     build.add_argument("--config", required=True, help="a recipe; --config.norms.blocks_mass=5 and the like change it")
@@ -27,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = verbs.add_parser("check", help="does a table fit the parameters of a config's model?")
     check.add_argument("table")
     check.add_argument("--config", required=True)
+    audit = verbs.add_parser("audit", help="measure what the table of a config declares; 1 if something is flagged")
+    audit.add_argument("--config", required=True, help="a dualized recipe with data that fit in memory")
+    audit.add_argument("--setting", help="put on top of it: dualize | dualize_seed | dualize_flat")
+    audit.add_argument("--factor", type=float, default=8.0, help="how far off is too far (default 8)")
+    audit.add_argument("--steps", type=int, default=20, help="training steps for the growth of weights (default 20)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,4 +82,16 @@ def _check(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-_VERBS = {"build": _build, "show": _show, "diff": _diff, "check": _check}
+def _audit(args: argparse.Namespace, console: Console) -> int:
+    from big_vision_dual.report import audit_view
+    from big_vision_dual.studies import norm_audit, settings
+
+    config = recipes.load(args.config, args.overrides).to_dict()
+    config = settings.apply(args.setting, config) if args.setting else config
+    findings = norm_audit.audit(config, factor=args.factor, steps=args.steps)
+    for what in norm_audit.KINDS:
+        console.print(audit_view.table(what, [finding for finding in findings if finding.what == what], args.factor))
+    return 1 if any(finding.flagged for finding in findings) else 0
+
+
+_VERBS = {"build": _build, "show": _show, "diff": _diff, "check": _check, "audit": _audit}

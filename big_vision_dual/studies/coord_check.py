@@ -18,7 +18,7 @@ from big_vision_dual import trees
 from big_vision_dual.data import arrays
 from big_vision_dual.studies import fit, grid, settings
 from big_vision_dual.studies.lr_transfer import FIELDS
-from big_vision_dual.studies.program import Numbers, Program
+from big_vision_dual.studies.program import Numbers, Program, State, one_by_one, stacked
 from big_vision_dual.studies.results import Record, Results
 
 STATISTICS = ("mean_abs", "rms", "change")
@@ -93,8 +93,9 @@ def _measure(group: Sequence[grid.Trial]) -> list[dict[str, dict[str, list[float
     """For each trial {module: {statistic: values after 0, 1, ... steps}}."""
     program = Program.of(group[0].config)
     numbers = [program.numbers_of(trial.config) for trial in group]
-    stacked = jax.tree.map(lambda *x: np.stack(x), *numbers)
-    measured = jax.jit(jax.vmap(_trajectory(program), in_axes=(0, None)))(stacked, program.data())
+    states = one_by_one(jax.jit(program.init), numbers)
+    trajectories = jax.jit(jax.vmap(_trajectory(program), in_axes=(0, 0, None)))
+    measured = trajectories(states, stacked(numbers), program.data())
     whole = jax.tree.map(np.asarray, measured)
     return [_of_trial(whole, i) for i in range(len(group))]
 
@@ -104,10 +105,9 @@ def _of_trial(measured: Any, index: int) -> dict[str, dict[str, list[float]]]:
 
 
 def _trajectory(program: Program) -> Any:
-    def trajectory(given: Numbers, data: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
+    def trajectory(state: State, given: Numbers, data: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
         images, labels = (part[0][: program.source.batch_size] for part in data["validation"])
         probe = arrays.to_model(images, labels, program.config["num_classes"])["image"]
-        state = program.init(given)
         first = activations(program.model, state[0], probe)
 
         def step(state: Any, number: jax.Array) -> tuple[Any, dict[str, dict[str, jax.Array]]]:

@@ -26,7 +26,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Growth:
-    """One run. ratio_SxT: l2 norm of all parameters after each of steps_T, relative to the first; seeds by steps."""
+    """One run. ratio_SxT: l2 norm of all parameters after each of steps_T, relative to the start; seeds by steps."""
 
     steps_T: np.ndarray
     ratio_SxT: np.ndarray
@@ -49,8 +49,9 @@ def run(base: Mapping[str, Any], seeds: int, results: Results) -> dict[str, Grow
 
 def _growth(records: list[Record]) -> Growth:
     norms_SxT = np.array([record["result"]["curve"]["l2_params"] for record in records], float)
-    steps = np.linspace(0, records[0]["config"]["total_steps"], norms_SxT.shape[1] + 1)[1:]
-    return Growth(steps, norms_SxT / norms_SxT[:, :1], _range(records, "train_loss"), _range(records, "val_accuracy"))
+    start_S = np.array([record["result"]["start"]["l2_params"] for record in records])
+    steps_T = np.linspace(0, records[0]["config"]["total_steps"], norms_SxT.shape[1] + 1)[1:]
+    return Growth(steps_T, norms_SxT / start_S[:, None], _range(records, "train_loss"), _range(records, "val_accuracy"))
 
 
 def _range(records: list[Record], name: str) -> str:

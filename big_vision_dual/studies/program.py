@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,16 @@ Numbers = dict[str, Any]  # {field: scalar, 'target_norms': {row.key: scalar or 
 State = tuple[PyTree, PyTree]  # params, opt_state
 
 VALIDATION_BATCH = 256
+
+
+def stacked(trees: Sequence[PyTree]) -> PyTree:
+    """Trees of arrays, one a trial -> one tree with a leading axis of trials, on the host."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def one_by_one(init: Callable[[Numbers], State], given: Sequence[Numbers]) -> State:
+    """The initial states of trials, stacked. On a CPU, jaxlib 0.10.2 can deadlock in a vmapped QR (orthogonal init)."""
+    return stacked([jax.device_get(init(one)) for one in given])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +101,10 @@ class Program:
         params = self.params(given["seed"])
         return params, self.optimizer(given).init(params)
 
+    def logits(self, params: PyTree, images_BxHxWxC: jax.Array) -> jax.Array:
+        """(B, classes), without dropout."""
+        return self.model.apply({"params": params}, images_BxHxWxC, train=False)[0]
+
     def loss(self, params: PyTree, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
         """Training loss of a batch, nats."""
         logits_BxC, _ = self.model.apply({"params": params}, batch["image"], train=True, rngs={"dropout": key})
@@ -107,7 +121,12 @@ class Program:
         return (optax.apply_updates(params, updates), opt_state), value
 
     def advance(
-        self, state: State, given: Numbers, data: Mapping[str, Any], start: jax.Array, stop: jax.Array
+        self,
+        state: State,
+        given: Numbers,
+        data: Mapping[str, Any],
+        start: jax.Array,
+        stop: jax.Array,
     ) -> tuple[State, dict[str, jax.Array]]:
         """Steps start ... stop - 1 as one loop: (state, their mean loss and the final l2 norm of the parameters)."""
 
@@ -120,13 +139,17 @@ class Program:
         return state, {"loss": total / (stop - start), "l2_params": optax.global_norm(state[0])}
 
     def evaluate(self, state: State, data: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Loss (nats, cross-entropy) and accuracy over the validation split, without its last partial batch."""
+        """Cross-entropy (nats) and accuracy over the validation split, in whole batches; l2 norm of the parameters."""
 
         def measure(images_and_labels: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             batch = arrays.to_model(*images_and_labels, self.config["num_classes"])
-            logits_BxC, _ = self.model.apply({"params": state[0]}, batch["image"], train=False)
+            logits_BxC = self.logits(state[0], batch["image"])
             right_B = jnp.argmax(logits_BxC, axis=-1) == images_and_labels[1]
             return jnp.mean(losses.softmax_xent(logits_BxC, batch["labels"])), jnp.mean(right_B)
 
         loss, accuracy = jax.lax.map(measure, data["validation"])
-        return {"val_loss": jnp.mean(loss), "val_accuracy": jnp.mean(accuracy)}
+        return {
+            "val_loss": jnp.mean(loss),
+            "val_accuracy": jnp.mean(accuracy),
+            "l2_params": optax.global_norm(state[0]),
+        }

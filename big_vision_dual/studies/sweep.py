@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from rich import console, progress
 
 from big_vision_dual.studies.grid import Trial, by_program
-from big_vision_dual.studies.program import Numbers, Program, State
+from big_vision_dual.studies.program import Numbers, Program, State, one_by_one, stacked
 from big_vision_dual.studies.results import Record, Results
 
 POINTS = 20  # of the loss curve; the training loss of a trial is the mean over the last two
@@ -96,9 +96,7 @@ class _Batch:
         """Trains all trials of a part from the start. `finished` hears how many trials' worth of work was done."""
         filled = [*trials, *[trials[-1]] * (self.size - len(trials))]
         given = [self.program.numbers_of(trial.config) for trial in filled]
-        numbers = self.shard(_stacked(given))
-        # One by one: on a CPU, jaxlib 0.10.2 can deadlock in a batch of QRs (orthogonal initial values).
-        state = self.shard(_stacked([jax.device_get(self.init(one)) for one in given]))
+        numbers, state = self.shard(stacked(given)), self.shard(one_by_one(self.init, given))
         edges = np.unique(np.linspace(0, self.program.total_steps, POINTS + 1).round().astype(np.int32))
         first = jax.tree.map(np.asarray, self.evaluate(state, self.data))
         curves: list[dict[str, np.ndarray]] = []
@@ -132,10 +130,6 @@ def _compile(program: Program, size: int, devices: Sequence[Any]) -> dict[str, A
         "shard": lambda tree: jax.device_put(tree, sharded),
         "data": data,
     }
-
-
-def _stacked(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def _result(
