@@ -18,11 +18,16 @@ _MOST = 8
 class Finding(Protocol):
     """What `studies.norm_audit.Finding` offers."""
 
-    name: str
-    declared: float
-    measured: float
-    flagged: bool
-    ratio: float
+    @property
+    def name(self) -> str: ...
+    @property
+    def declared(self) -> float: ...
+    @property
+    def measured(self) -> float: ...
+    @property
+    def flagged(self) -> bool: ...
+    @property
+    def ratio(self) -> float: ...
 
 
 def table(what: str, findings: Sequence[Finding], factor: float) -> rich.table.Table:

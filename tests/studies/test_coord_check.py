@@ -1,0 +1,57 @@
+"""Verdicts from made-up records, activations of looped and scanned models, and that a check repeats exactly."""
+
+import jax
+import numpy as np
+import pytest
+
+from big_vision_dual import models
+from big_vision_dual.studies import coord_check
+
+
+def records(exponent: float, steps: int = 4):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "point": {"width": width, "seed": seed},
+            "result": {
+                "activations": {
+                    name: {"change": [0.0] + [width**exponent * rng.uniform(0.99, 1.01)] * steps}
+                    for name in ("block00 out", "block00 attention logits", "logits")
+                }
+            },
+        }
+        for width in (64, 128, 256)
+        for seed in range(2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("exponent", "verdicts"),
+    [(0.0, [True] * 3), (0.3, [False, True, True]), (-0.3, [False, True, True]), (0.5, [False] * 3)],
+)
+def test_thresholds_are_stricter_for_hidden_activations_than_for_logits(exponent, verdicts):
+    slopes = coord_check.slopes(records(exponent), "width")
+    assert [slope.module for slope in slopes] == ["block00 out", "block00 attention logits", "logits"]
+    assert [slope.flat for slope in slopes] == verdicts
+    assert slopes[0].worst.value == pytest.approx(exponent, abs=0.02)
+    assert list(slopes[0].steps) == [3, 4]
+
+
+def test_a_diverged_run_is_not_flat():
+    diverged = records(0.0)
+    diverged[0]["result"]["activations"]["logits"]["change"][3] = None
+    assert [slope.flat for slope in coord_check.slopes(diverged, "width")] == [True, True, False]
+
+
+def test_looped_and_scanned_models_have_the_same_activations():
+    options = {"width": 8, "depth": 2, "num_heads": 2, "patch_size": 4, "posemb": "sincos2d"}
+    images = jax.random.normal(jax.random.key(0), (3, 8, 4, 1))
+    names = {}
+    for scan in (False, True):
+        model = models.get("vit").Model(5, scan=scan, **options)
+        params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+        shapes = jax.eval_shape(lambda p, m=model: coord_check.activations(m, p, images), params)
+        names[scan] = {name: leaf.shape for name, leaf in shapes.items()}
+    assert names[True] == names[False]
+    assert names[True]["block01 attention logits"] == (3, 2, 2, 2)
+    assert names[True]["block01 out"] == (3, 2, 8)

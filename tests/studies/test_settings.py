@@ -1,0 +1,68 @@
+"""The settings that are compared, and the target norms that a trial trains with."""
+
+import numpy as np
+import pytest
+
+from big_vision_dual import recipes, trees
+from big_vision_dual.studies import bisect, grid, settings, target_norms
+
+BASE = grid.replace(recipes.load("study_vit").to_dict(), {"model.width": 32, "model.depth": 2})
+
+
+def test_mup_scales_hidden_matrices_and_the_head_and_nothing_else():
+    config = settings.apply("mup", grid.replace(BASE, {"model.width": 256}))
+    paths = ["embedding/kernel", "Transformer/encoderblock_3/MlpBlock_0/Dense_0/kernel", "head/kernel", "head/bias",
+             "Transformer/encoderblock/LayerNorm_0/scale"]  # fmt: skip
+    multipliers = trees.first_match([tuple(rule) for rule in config["lr_mults"]], paths, "lr_mults")
+    assert list(multipliers.values()) == [1.0, 0.25, 0.25, 1.0, 1.0]
+    assert config["model"]["scaling"] == {"attention_logits": "inverse"}
+
+
+def test_an_unknown_setting_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown setting 'sgd'; possible: adamw, adamw_dual, mup, dualize"):
+        settings.apply("sgd", BASE)
+
+
+def test_flat_target_norms_are_equal_with_the_mean_of_the_well_normed_ones():
+    well, flat = (target_norms.of(settings.apply(name, BASE)) for name in ("dualize", "dualize_flat"))
+    assert len(set(map(float, flat.values()))) == 1
+    assert next(iter(flat.values())) == pytest.approx(np.mean(list(well.values())), rel=1e-6)
+
+
+def test_target_norms_are_scaled_by_the_first_pattern_that_matches():
+    config = settings.apply("dualize", BASE)
+    scaled = target_norms.of({**config, "target_norm_scale": [["head/.*", 3.0], [".*/kernel", 2.0]]})
+    before = target_norms.of(config)
+    assert scaled["head/kernel"] == pytest.approx(3 * before["head/kernel"])
+    assert scaled["embedding/kernel"] == pytest.approx(2 * before["embedding/kernel"])
+    assert scaled["embedding/bias"] == before["embedding/bias"]
+
+
+def test_the_ends_of_the_bisect_are_the_settings_of_the_other_studies():
+    dual = bisect.config_of(BASE, bisect.DUAL)
+    assert target_norms.of(dual) == target_norms.of(settings.apply("dualize", BASE))
+    standard, adamw = bisect.config_of(BASE, bisect.STANDARD), settings.apply("adamw", BASE)
+    assert {**standard, "model": None} == {**adamw, "model": None}
+
+
+def test_departures_change_one_switch_and_cover_all():
+    departures = bisect.one_at_a_time("dual")
+    for switch, value, variant in departures:
+        assert {name for name in variant if variant[name] != bisect.DUAL[name]} == {switch}
+        assert variant[switch] == value
+    assert {switch for switch, _, _ in departures} == set(bisect.SWITCHES)
+    needless = {name for name, switch in bisect.SWITCHES.items() if switch.needs_dualize}
+    assert {switch for switch, _, _ in bisect.one_at_a_time("standard")} == set(bisect.SWITCHES) - needless
+
+
+def test_contrasts_find_additive_effects_and_an_interaction():
+    seeds = np.array([0.0, 0.01, -0.01])
+    tuned = [_with_loss(1.0 - 0.3 * a - 0.1 * b - 0.2 * a * b + seeds) for a in (0, 1) for b in (0, 1)]
+    found = bisect.contrasts(["residual", "init"], tuned)
+    assert found["residual"].value == pytest.approx(-0.4)
+    assert found["init"].value == pytest.approx(-0.2)
+    assert found["residual x init"].value == pytest.approx(-0.1)
+
+
+def _with_loss(loss_S):
+    return bisect.Tuned({}, None, loss_S, loss_S)  # type: ignore[arg-type]
