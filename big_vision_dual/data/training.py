@@ -20,7 +20,10 @@ _PART_SETTINGS = ("data", "pp", "shuffle_buffer_size", "cache_raw")
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One data set of a mixture, or the only one. seed: of its part and purposes, not yet of its host."""
+    """One data set of a mixture, or the only one.
+
+    order_seed: of the shuffling, another for every host. example_seed: of the random ops, the same for all hosts.
+    """
 
     split: Split
     preprocess: Any
@@ -116,8 +119,8 @@ class TfdsSource:
         if len(self.parts) == 1:
             return self.parts[0].examples(start, *host)
         given = self.mixture.given(start)
-        streams_ = [part.examples(before, *host) for part, before in zip(self.parts, given, strict=True)]
-        return tf.data.Dataset.choose_from_datasets(streams_, self.mixture.choices(start))
+        examples = [part.examples(before, *host) for part, before in zip(self.parts, given, strict=True)]
+        return tf.data.Dataset.choose_from_datasets(examples, self.mixture.choices(start))
 
 
 def _weights(config: Mapping[str, Any]) -> dict[str, float]:
