@@ -17,9 +17,7 @@ from big_vision_dual.trainer.loop import fit
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains; `arguments` as on the command line. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m big_vision_dual.train", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(prog="python -m big_vision_dual.train", epilog=__doc__, allow_abbrev=False)
     add_arguments(parser)
     known, overrides = parser.parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
     return mistakes.guarded(parser.prog, lambda: run(known, overrides))

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 PyTree = Any
+AnyMesh = Mesh | AbstractMesh
 DEFAULT_MESH = (("data", -1),)
 DEFAULT_STRATEGY = ((".*", "replicate"),)
 
@@ -38,7 +39,7 @@ def make_mesh(axes: Sequence[tuple[str, int]] = DEFAULT_MESH, devices: Sequence[
     return jax.make_mesh(sizes, names, (AxisType.Auto,) * len(names), devices=devices)
 
 
-def batch_sharding(mesh: Mesh, rules: Sequence[tuple[str, Any]] = ()) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh, rules: Sequence[tuple[str, Any]] = ()) -> NamedSharding:
     """Sharding of axis 0 of a batch: over all mesh axes, or over those of the rule ('act_batch', axes)."""
     unknown = [name for name, _ in rules if name != "act_batch"]
     if unknown:
@@ -46,7 +47,7 @@ def batch_sharding(mesh: Mesh, rules: Sequence[tuple[str, Any]] = ()) -> NamedSh
     return NamedSharding(mesh, P(dict(rules).get("act_batch", mesh.axis_names)))
 
 
-def infer(tree: PyTree, mesh: Mesh, strategy: Sequence[tuple[str, str]] = DEFAULT_STRATEGY) -> PyTree:
+def infer(tree: PyTree, mesh: AnyMesh, strategy: Sequence[tuple[str, str]] = DEFAULT_STRATEGY) -> PyTree:
     """A NamedSharding for every leaf of `tree` (arrays or shapes).
 
     strategy: ordered [(regex, operation)]; the first whose regex matches the leaf's whole path counts, and
@@ -64,12 +65,12 @@ def infer(tree: PyTree, mesh: Mesh, strategy: Sequence[tuple[str, str]] = DEFAUL
     return jax.tree_util.tree_map_with_path(of_leaf, tree)
 
 
-def _replicate(leaf: Any, mesh: Mesh) -> P:
+def _replicate(leaf: Any, mesh: AnyMesh) -> P:
     del leaf, mesh
     return P()
 
 
-def _fsdp(leaf: Any, mesh: Mesh, axis: str | tuple[str, ...] = "data", min_size_to_shard_mb: float = 4) -> P:
+def _fsdp(leaf: Any, mesh: AnyMesh, axis: str | tuple[str, ...] = "data", min_size_to_shard_mb: float = 4) -> P:
     """The largest dimension that the mesh axis divides; leaves up to the minimal size stay whole."""
     size = _axis_size(mesh, axis)
     if leaf.size * leaf.dtype.itemsize <= min_size_to_shard_mb * 2**20:
@@ -80,7 +81,7 @@ def _fsdp(leaf: Any, mesh: Mesh, axis: str | tuple[str, ...] = "data", min_size_
     return P()
 
 
-def _stack(leaf: Any, mesh: Mesh, axis: str | tuple[str, ...] = "data") -> P:
+def _stack(leaf: Any, mesh: AnyMesh, axis: str | tuple[str, ...] = "data") -> P:
     """The first of axes 1, 2, 0 of a stack (B, n, m) that the mesh axis divides, as `dualize.placement` has it."""
     for dimension in (1, 2, 0):
         if leaf.ndim == 3 and leaf.shape[dimension] % _axis_size(mesh, axis) == 0:
@@ -91,7 +92,7 @@ def _stack(leaf: Any, mesh: Mesh, axis: str | tuple[str, ...] = "data") -> P:
 _OPERATIONS: dict[str, Callable[..., P]] = {"replicate": _replicate, "fsdp": _fsdp, "stack": _stack}
 
 
-def _axis_size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:
+def _axis_size(mesh: AnyMesh, axis: str | tuple[str, ...]) -> int:
     names = (axis,) if isinstance(axis, str) else tuple(axis)
     unknown = [name for name in names if name not in mesh.shape]
     if unknown:
@@ -99,7 +100,7 @@ def _axis_size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def _operation(text: str) -> Callable[[Any, Mesh], P]:
+def _operation(text: str) -> Callable[[Any, AnyMesh], P]:
     """'fsdp(axis="data")' -> the function it names, with its keyword arguments bound."""
     try:
         call = ast.parse(text, mode="eval").body

@@ -106,7 +106,7 @@ def _check_batch_size(config: Any, mesh: Mesh) -> None:
 def _strategy(config: Any) -> list[tuple[str, str]]:
     """The config's strategy, after a rule for the momentum that `scale_by_dualize(shard_axis=...)` shards itself."""
     axis = (config.get("optax") or {}).get("shard_axis")
-    stacks = [("opt_state/.*/momentum", f"stack(axis={axis!r})")] if axis else []
+    stacks = [("opt_state/.*/momentum/.*", f"stack(axis={axis!r})")] if axis else []
     return [*stacks, *(config.get("sharding_strategy") or sharding.DEFAULT_STRATEGY)]
 
 

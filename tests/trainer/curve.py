@@ -4,12 +4,11 @@ Its argument is JSON, {variant: [model, number of devices, 0 for all, {config fi
 parameters are left beside the data as VARIANT.npz. Started by test_devices.py, with several devices and processes.
 """
 
-import functools
 import json
-import operator
 import os
 import pathlib
 import sys
+from typing import Any
 
 import jax
 
@@ -24,8 +23,9 @@ def losses(variant: str, model: str, devices: int, changes: dict) -> list[float]
     config = recipes.load(f"{pathlib.Path(__file__).parent / 'tiny_config.py'}:{model}")
     with config.unlocked():
         for field, value in changes.items():
-            *parents, name = field.split(".")
-            functools.reduce(operator.getitem, parents, config)[name] = value
+            section, _, name = field.rpartition(".")
+            target: Any = config[section] if section else config
+            target[name] = value
     run = setup.prepare(config, devices=jax.devices()[:devices] if devices else None)
     state, batches = start.begin(run, None).state, feed.batches(run.source, run.fns, 0)
     if jax.process_count() == 1:

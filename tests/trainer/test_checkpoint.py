@@ -20,6 +20,12 @@ def make_state(step: int) -> TrainState:
     return initial(params, optax.adam(1e-3), seed=5, ema=True).replace(step=jnp.int32(step))
 
 
+def newest(checkpoints: checkpoint.Checkpoints, wanted: TrainState) -> TrainState:
+    found = checkpoints.restore(wanted)
+    assert found is not None
+    return found[0]
+
+
 @pytest.fixture(scope="module")
 def wanted():
     shapes = jax.eval_shape(lambda: make_state(0))
@@ -77,7 +83,7 @@ def test_flipped_bits_are_found_by_the_sums(saved, wanted, monkeypatch):
 def test_half_written_ones_are_not_seen(wanted, tmp_path):
     (tmp_path / "6.orbax-checkpoint-tmp").mkdir()
     fresh = checkpoint.Checkpoints(tmp_path)
-    assert int(fresh.restore(wanted)[0].step) == 5
+    assert int(newest(fresh, wanted).step) == 5
     assert not (tmp_path / "6.orbax-checkpoint-tmp").exists()
     fresh.close()
 
@@ -94,7 +100,7 @@ def test_a_full_disk_is_one_clear_error_and_the_last_good_one_stays(saved, wante
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     after = checkpoint.Checkpoints(tmp_path)
-    assert int(after.restore(wanted)[0].step) == 5
+    assert int(newest(after, wanted).step) == 5
     after.close()
 
 

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+RTOL = 1e-5  # of losses; measured on a CPU: 4e-7
 CURVE = pathlib.Path(__file__).parent / "curve.py"
 FSDP = {"sharding_strategy": [["(params|opt_state)/.*", "fsdp(axis='data', min_size_to_shard_mb=0)"]]}
 DUAL = {"optax_name": "big_vision_dual.scale_by_dualize", "model.scaling": "dual", "lr": 1.0}
@@ -72,17 +73,16 @@ def two_processes(environment):
 
 def test_devices_do_not_change_the_curve(one_process):
     assert len(set(one_process["mlp, 1 device"])) == 4
-    np.testing.assert_allclose(one_process["mlp, 8 devices"], one_process["mlp, 1 device"], rtol=1e-5)
+    np.testing.assert_allclose(one_process["mlp, 8 devices"], one_process["mlp, 1 device"], rtol=RTOL)
 
 
 def test_neither_do_scan_accumulation_and_fsdp(one_process):
-    np.testing.assert_allclose(one_process["scan, accumulation, fsdp on 2 x 4"], one_process["1 device"], rtol=1e-5)
+    np.testing.assert_allclose(one_process["scan, accumulation, fsdp on 2 x 4"], one_process["1 device"], rtol=RTOL)
 
 
 def test_neither_do_processes(one_process, two_processes):
-    np.testing.assert_allclose(two_processes["fsdp"], one_process["mlp, 1 device"], rtol=1e-5)
+    np.testing.assert_allclose(two_processes["fsdp"], one_process["mlp, 1 device"], rtol=RTOL)
 
 
 def test_neither_does_sharded_dualization(one_process):
-    """Looser: newton_schulz_6 amplifies the rounding of gradients with small singular values."""
-    np.testing.assert_allclose(one_process["dual, sharded"], one_process["dual, 1 device"], rtol=1e-4)
+    np.testing.assert_allclose(one_process["dual, sharded"], one_process["dual, 1 device"], rtol=RTOL)

@@ -13,7 +13,7 @@ from big_vision_dual.trainer.loop import fit
 
 
 def test_a_run_describes_itself(tmp_path, tiny):
-    config = tiny("--config.total_steps=3", "--config.log_atom_norms=True", "--config.wandb=True")
+    config = tiny("--config.total_steps=3", "--config.log_atom_norms=True", "--config.wandb=True", model="mlp")
     with config.unlocked():
         config.profile = {"start": 2, "steps": 1}
         config.evals.ema = {**config.evals.val, "pred": "predict_ema"}
@@ -24,7 +24,7 @@ def test_a_run_describes_itself(tmp_path, tiny):
     assert last["val/loss"] != last["ema/loss"]
     assert (last["examples_seen"], last["epoch"], last["progress"]) == (96, 0.96, 1.0)
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 3
-    assert tables.load(tmp_path / "norm_table.json").model_name == "vit"
+    assert tables.load(tmp_path / "norm_table.json").model_name == "mlp"
     assert "jax" in json.loads((tmp_path / "versions.json").read_text())
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     run_id = (tmp_path / "wandb_id.txt").read_text()

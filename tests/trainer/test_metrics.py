@@ -26,7 +26,7 @@ def test_rows_after_the_checkpoint_and_half_lines_are_cut(tmp_path):
         file.write('{"step": 5, "training_lo')
     resumed = metrics.MetricWriter(path, after_step=2)
     assert resumed.last == {"step": 2, "training_loss": 0.5}
-    resumed.measure("training_loss", np.float32(0.1))
+    resumed.measure("training_loss", float(np.float32(0.1)))
     resumed.write(3)
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"step": 1, "training_loss": 1.0},

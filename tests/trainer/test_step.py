@@ -133,6 +133,15 @@ def test_it_lowers_from_shapes_alone(tiny):
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(fns.state))
 
 
+def test_momentum_lives_where_the_optimizer_shards_it(tiny):
+    config = tiny(model="mlp")
+    with config.unlocked():
+        config.optax_name, config.optax = "big_vision_dual.scale_by_dualize", {"shard_axis": "data"}
+    stacks = [leaf for leaf in jax.tree.leaves(setup.prepare(config).fns.state.opt_state) if leaf.ndim == 3]
+    assert stacks
+    assert {stack.sharding.spec for stack in stacks} == {jax.sharding.PartitionSpec(None, "data")}
+
+
 def test_head_bias_is_set_where_asked(tiny):
     state = setup.prepare(tiny("--config.init_head_bias=-3.", model="mlp")).fns.init()
     np.testing.assert_array_equal(state.params["head"]["bias"], np.full(5, -3.0, np.float32))

@@ -7,7 +7,10 @@ from ml_collections import config_dict
 
 
 def get_config(model: str = "vit") -> ml_collections.ConfigDict:
-    """model: 'vit', or 'mlp', which compiles faster. Fields left None take their defaults; DATA in the environment names the file (see conftest.py)."""
+    """model: 'vit', or 'mlp', which compiles faster.
+
+    DATA in the environment names the file of images (see conftest.py).
+    """
     config = ml_collections.ConfigDict()
     config.seed = 3
     config.total_steps = 12
