@@ -41,7 +41,7 @@ SWITCHES = {
     "vectors": Switch("adam", "dualize", needs_dualize=True),
     "ends": Switch("adam", "dualize", needs_dualize=True),
     "scale_floor": Switch(True, False, needs_dualize=True),
-    "weight_constraint": Switch("decay", "none", ("project", "frank_wolfe"), needs_dualize=True),
+    "weight_constraint": Switch("none", "none", ("project", "frank_wolfe"), needs_dualize=True),
 }
 ARCHITECTURE = ("gelu", "attention_logits", "attention_out", "residual", "init")
 STANDARD: Variant = {
@@ -80,14 +80,13 @@ def config_of(base: Mapping[str, Any], variant: Variant) -> grid.Config:
     """The config of a variant."""
     scaling = {name: variant[name] for name in ARCHITECTURE}
     if variant["optimizer"] == "adam":
-        return grid.replace(settings.adamw(base, scaling), {"schedule.warmup_percent": variant["warmup"]})
-    config = settings.dualize(base, variant["table"], scaling)
+        return settings.warmed_up(settings.adamw(base, scaling), variant["warmup"])
     fallback = [[pattern, "adam"] for name, pattern in FALLBACKS.items() if variant[name] == "adam"]
-    options = {"scale_floor": variant["scale_floor"], "fallback": fallback}
-    fields = {"schedule.warmup_percent": variant["warmup"], "weight_constraint": variant["weight_constraint"]}
+    options = {"momentum": 0.95, "scale_floor": variant["scale_floor"], "fallback": fallback}
     if fallback:
         options["fallback_scale"] = FALLBACK_SCALE
-    return grid.replace(config, {**fields, "optax": {**config["optax"], **options}})
+    config = settings.warmed_up(settings.dualize(base, variant["table"], scaling), variant["warmup"])
+    return grid.replace(config, {"optax": options, "weight_constraint": variant["weight_constraint"]})
 
 
 def tune(base: Mapping[str, Any], variant: Variant, seeds: int, results: Results, quiet: bool = False) -> Tuned:

@@ -136,7 +136,7 @@ class Program:
             return state, total + value
 
         state, total = jax.lax.fori_loop(start, stop, body, (state, jnp.float32(0)))
-        return state, {"loss": total / (stop - start), "l2_params": optax.global_norm(state[0])}
+        return state, {"loss": total / (stop - start), "l2_params": optax.tree.norm(state[0])}
 
     def evaluate(self, state: State, data: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Cross-entropy (nats) and accuracy over the validation split, in whole batches; l2 norm of the parameters."""
@@ -151,5 +151,5 @@ class Program:
         return {
             "val_loss": jnp.mean(loss),
             "val_accuracy": jnp.mean(accuracy),
-            "l2_params": optax.global_norm(state[0]),
+            "l2_params": optax.tree.norm(state[0]),
         }

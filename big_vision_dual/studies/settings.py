@@ -25,9 +25,8 @@ def adamw(base: Mapping[str, Any], scaling: Any = "standard") -> Config:
     """AdamW as Big Vision trains ViT-S/16: clipping to 1, b2 .999, a warm-up of 9 %; any architecture."""
     fields = {
         "model.scaling": scaling, "optax_name": "scale_by_adam", "optax": {}, "grad_clip_norm": 1.0,
-        "schedule.warmup_percent": WARMUP,
     }  # fmt: skip
-    return replace(base, fields)
+    return warmed_up(replace(base, fields), WARMUP)
 
 
 def mup(base: Mapping[str, Any]) -> Config:
@@ -49,7 +48,13 @@ def dualize(base: Mapping[str, Any], conventions: str = "well_normed", scaling: 
         "model.scaling": scaling, "optax_name": DUALIZE, "optax": {"momentum": 0.95}, "grad_clip_norm": None,
         "norms": {"conventions": conventions},
     }  # fmt: skip
-    return replace(base, fields)
+    return warmed_up(replace(base, fields), 0)
+
+
+def warmed_up(config: Mapping[str, Any], share: float) -> Config:
+    """The config with a warm-up of that share of its steps, in place of any other."""
+    kept = {key: value for key, value in config["schedule"].items() if not key.startswith("warmup_")}
+    return {**config, "schedule": {**kept, **({"warmup_percent": share} if share else {"warmup_steps": 0})}}
 
 
 SETTINGS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
