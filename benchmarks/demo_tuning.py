@@ -17,10 +17,10 @@ from big_vision_dual import recipes
 from big_vision_dual.studies import grid, results, sweep
 
 SEEDS = (0, 1)
-LEARNING_RATES = {
-    "AdamW, standard architecture": ("mnist5k_vit", [], (1e-3, 3e-3, 1e-2)),
-    "AdamW, dual architecture": ("mnist5k_vit", ["--config.model.scaling=dual"], (3e-3, 1e-2, 3e-2)),
-    "dualized": ("mnist5k_vit_dual", [], (0.05, 0.1, 0.2, 0.4)),
+LEARNING_RATES = {  # octaves around the best of a first, coarser grid
+    "AdamW": ("mnist5k_vit", (1.5e-3, 3e-3, 6e-3)),
+    "AdamW, dual architecture": ("mnist5k_vit:dual", (5e-3, 1e-2, 2e-2)),
+    "dualized": ("mnist5k_vit_dual", (0.1, 0.2, 0.4)),
 }
 
 
@@ -30,8 +30,8 @@ def main() -> None:
     parser.add_argument("results")
     file = results.Results(parser.parse_args().results)
     view = Table("setting", "lr", "train loss", "test loss", "test accuracy", title=f"mean of seeds {SEEDS}")
-    for setting, (recipe, overrides, rates) in LEARNING_RATES.items():
-        base = recipes.load(recipe, overrides).to_dict()
+    for setting, (recipe, rates) in LEARNING_RATES.items():
+        base = recipes.load(recipe).to_dict()
         records, _ = sweep.run(grid.product(base, {"lr": list(rates), "seed": list(SEEDS)}), file)
         by_rate = collections.defaultdict(list)
         for record in records:

@@ -1,4 +1,4 @@
-"""The demo: AdamW and the dualized ViT, same size, data and steps, side by side on 5,000 MNIST digits."""
+"""The demo: AdamW on two architectures and the dualized ViT, same size, data and steps, on 5,000 MNIST digits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from big_vision_dual import recipes, tables
 from big_vision_dual.report import demo_picture
 from big_vision_dual.trainer import loop, metrics
 
-RUNS = {"AdamW": "mnist5k_vit", "dualized": "mnist5k_vit_dual"}
+RUNS = {
+    "AdamW": "mnist5k_vit",
+    "AdamW, dual architecture": "mnist5k_vit:dual",
+    "dualized": "mnist5k_vit_dual",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +34,8 @@ class Trained:
 
 
 def train(folder: pathlib.Path, overrides: list[str]) -> list[Trained]:
-    """Trains both recipes in sub-folders of `folder`; what was left there by a stopped demo is continued."""
-    return [_train(label, recipe, folder / recipe, overrides) for label, recipe in RUNS.items()]
+    """Trains all recipes in sub-folders of `folder`; what was left there by a stopped demo is continued."""
+    return [_train(label, recipe, folder / recipe.replace(":", "_"), overrides) for label, recipe in RUNS.items()]
 
 
 def _train(label: str, recipe: str, workdir: pathlib.Path, overrides: list[str]) -> Trained:
@@ -44,9 +48,9 @@ def _train(label: str, recipe: str, workdir: pathlib.Path, overrides: list[str])
 def summary(runs: list[Trained]) -> rich.table.Table:
     """Loss, accuracy, time and size of the updates of each run."""
     steps = runs[0].config.total_steps
-    view = rich.table.Table(title=f"ViT on 4,000 MNIST digits, {steps} steps, 1,000 test digits")
-    view.add_column("")
-    for column in ("lr", "train loss", "test loss", "test accuracy", "ms/step", "l2 update", "l2 weights"):
+    view = rich.table.Table(title=f"ViT on 4,000 MNIST digits, {steps} steps; loss and accuracy on 1,000 others; l2 norms")
+    view.add_column("", no_wrap=True)
+    for column in ("lr", "train loss", "test loss", "accuracy", "ms/step", "update", "weights"):
         view.add_column(column, justify="right")
     for run in runs:
         view.add_row(

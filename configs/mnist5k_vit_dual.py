@@ -21,6 +21,6 @@ def get_config() -> ml_collections.ConfigDict:
         config.grad_clip_norm = None  # the dual has unit norm whatever the gradient's
         config.optax_name = "big_vision_dual.scale_by_dualize"
         config.optax = dict(momentum=0.95, nesterov=False, polar="newton_schulz_6", dtype="float32")
-        config.lr = 0.1
+        config.lr = 0.2  # tuned by benchmarks/demo_tuning.py, docs/demo.md
         config.schedule = dict(warmup_steps=0, decay_type="cosine")
     return config
