@@ -14,6 +14,9 @@ import pytest
 from big_vision_dual.trainer import checkpoint, sharding
 from big_vision_dual.trainer.state import TrainState, initial
 
+# Futures that orbax leaves behind after an error.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 def make_state(step: int) -> TrainState:
     params = {"a": {"kernel": jnp.arange(12.0).reshape(3, 4) + step}, "b": jnp.full((200, 300), step, jnp.bfloat16)}
@@ -88,7 +91,6 @@ def test_half_written_ones_are_not_seen(wanted, tmp_path):
     fresh.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what orbax leaves after an error
 def test_a_full_disk_is_one_clear_error_and_the_last_good_one_stays(saved, wanted, tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     noise = np.random.default_rng(0).normal(size=(200, 300))  # does not compress

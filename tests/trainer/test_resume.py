@@ -37,6 +37,7 @@ def test_sigterm_then_the_same_command_equals_the_uninterrupted_run(tmp_path, ti
     assert "val/acc@1" in rows(tmp_path / "whole")[-1]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what orbax leaves after an error
 def test_a_damaged_checkpoint_is_skipped_and_its_steps_are_computed_again(tmp_path, tiny, caplog):
     fit(tiny(model="mlp"), tmp_path)
     whole = rows(tmp_path)

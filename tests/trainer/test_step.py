@@ -37,7 +37,7 @@ def plain(tiny):
     """The tiny config as gradient descent: no mixup, decay or warm-up; constant rate."""
 
     def make(*overrides):
-        config = tiny("--config.wd=0.", "--config.mixup.p=0.", *overrides)
+        config = tiny("--config.wd=0.", "--config.mixup.p=0.", *overrides, model="mlp")
         with config.unlocked():
             config.schedule = {}
         return config
@@ -49,7 +49,7 @@ def plain(tiny):
 def reference(plain):
     """(loss, gradient) of the plain config's first step, written out."""
     config = plain()
-    model = models.get("vit").Model(5, **config.model)
+    model = models.get("mlp").Model(5, **config.model)
     params = step.init_params(config, model)
 
     def gradient(batch, smoothing=0.0):
