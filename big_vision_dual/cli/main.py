@@ -13,8 +13,10 @@ COMMANDS = {
     "bisect": "from the standard ViT with AdamW to the dualized one, switch by switch",
     "coord-check": "whether the change of activations depends on width or depth",
     "demo": "train AdamW and the dualized ViT side by side on MNIST digits",
+    "launch": "run a recipe on a TPU slice: create, install, start, follow, resume, delete; prints unless --execute",
     "lr-sweep": "whether the best learning rate depends on width or depth",
     "norms": "build, show, diff, check and audit target_norm tables",
+    "preflight": "compile a recipe's step for TPU slices that you do not have: memory, time, collectives",
     "report": "runs as one self-contained HTML page",
     "train": "train a recipe; the same as python -m big_vision_dual.train",
 }

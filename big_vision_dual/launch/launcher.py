@@ -46,8 +46,8 @@ def launch(spec: LaunchSpec, runner: Runner, dry_run: bool = True, say: Callable
 def _check_ready(spec: LaunchSpec) -> None:
     if not spec.workdir:
         raise LaunchError("no --workdir: checkpoints would go with the slice. Give --workdir gs://BUCKET/FOLDER.")
-    if not (spec.source / "uv.lock").is_file():
-        raise LaunchError(f"no uv.lock in {spec.source.resolve()}: run `uv lock` there, or give --source CLONE.")
+    if not (spec.source / "requirements.txt").is_file():
+        raise LaunchError(f"no requirements.txt in {spec.source.resolve()}: give --source CLONE of this project.")
 
 
 class _Preempted(Exception):

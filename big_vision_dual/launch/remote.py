@@ -18,12 +18,13 @@ def _folder(name: str) -> str:
 
 
 def install(archive: str, commit: str) -> str:
-    """Unpacks the source and installs the exact packages of uv.lock; uv brings its own Python 3.11 or newer."""
+    """Unpacks the source and installs the exact packages of requirements.txt; uv brings its own Python."""
     source = f"$HOME/bvd-source/{commit}"
     return (
         f"set -eu; mkdir -p {source}; tar -xzf $HOME/{shlex.quote(archive)} -C {source}; cd {source}; "
         "test -x $HOME/.local/bin/uv || curl -LsSf https://astral.sh/uv/install.sh | sh; "
-        "$HOME/.local/bin/uv sync --frozen --no-dev --extra tpu"
+        "test -d .venv || $HOME/.local/bin/uv venv -q --python 3.11; "
+        "$HOME/.local/bin/uv pip install -q -r requirements.txt '.[tpu]'"
     )
 
 

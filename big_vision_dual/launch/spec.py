@@ -22,7 +22,7 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """What to run and where. `source` is a clone of this project with a uv.lock; its HEAD commit is what runs.
+    """What to run and where. `source` is a clone of this project; its HEAD commit is what runs.
 
     `max_wait_s` bounds the time in the queue, `max_preemptions` the re-creations, `max_drops` the ssh failures in a
     row. `keep` leaves the slice at the end.

@@ -31,7 +31,7 @@ MARKS = {
     "scp": "tpu-vm scp",
     "git": "git ",
     "status": "bvd-status",
-    "install": "uv sync",
+    "install": "uv pip install",
     "start": "setsid",
     "follow": "tail ",
     "stop": "kill -TERM",
@@ -124,7 +124,7 @@ def preempt(cloud):
 
 @pytest.fixture
 def spec(tmp_path):
-    (tmp_path / "uv.lock").touch()
+    (tmp_path / "requirements.txt").touch()
     return LaunchSpec(
         "v4-32", "us-central2-b", "run-1", "configs/x.py", "gs://bucket/run-1", spot=True, source=tmp_path
     )
@@ -335,7 +335,7 @@ def test_a_workdir_on_the_slice_and_a_bad_name_are_refused(spec):
         LaunchSpec("v4-32", "z", "Run_1", "c")
     with pytest.raises(LaunchError, match="no --workdir"):
         launch(LaunchSpec("v4-32", "z", "run-1", "c", source=spec.source), Cloud())
-    with pytest.raises(LaunchError, match="uv lock"):
+    with pytest.raises(LaunchError, match="no requirements"):
         launch(LaunchSpec("v4-32", "z", "run-1", "c", workdir="gs://b/r", source=spec.source / "no"), Cloud())
 
 

@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from big_vision_dual import data, recipes
-from big_vision_dual.launch import commands, preflight, preflight_report, step_cost, topologies
+from big_vision_dual.cli import launch as launch_command
+from big_vision_dual.cli import preflight as preflight_command
+from big_vision_dual.launch import preflight, preflight_report, step_cost, topologies
 from big_vision_dual.launch.roofline import Roofline
 
 WIDTH, DEPTH, BATCH = 256, 2, 64
@@ -147,7 +149,7 @@ def parsed(add_arguments, *words):
 
 def test_the_launch_command_rehearses_by_default(capsys):
     words = ["--tpu", "v5e-16", "--zone", "z", "--name", "run-1", "--config", "c.py", "--config.lr=1"]
-    assert commands.run_launch(parsed(commands.add_launch_arguments, *words)) == 0
+    assert launch_command.run(parsed(launch_command.add_arguments, *words)) == 0
     printed = capsys.readouterr()
     assert "--accelerator-type=v5litepod-16" in printed.out
     assert "--config.lr=1" in printed.out
@@ -155,9 +157,9 @@ def test_the_launch_command_rehearses_by_default(capsys):
 
 
 def test_commands_tell_what_is_wrong(capsys):
-    args = parsed(commands.add_launch_arguments, "--tpu=v5e-17", "--zone=z", "--name=run-1", "--config=c.py")
-    assert commands.run_launch(args) == 1
+    args = parsed(launch_command.add_arguments, "--tpu=v5e-17", "--zone=z", "--name=run-1", "--config=c.py")
+    assert launch_command.run(args) == 1
     assert "v5e-16" in capsys.readouterr().err
-    args = parsed(commands.add_preflight_arguments, *["--config", "no_such_recipe", "--topology", "v3-8"])
+    args = parsed(preflight_command.add_arguments, *["--config", "no_such_recipe", "--topology", "v3-8"])
     with pytest.raises(recipes.RecipeError, match="no_such_recipe"):
-        commands.run_preflight(args)
+        preflight_command.run(args)

@@ -1,16 +1,15 @@
-"""The command line of `bvd preflight` and `bvd launch`."""
+"""`bvd launch`."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
 import sys
 
 from big_vision_dual.launch import gcloud, launcher, topologies
 
 
-def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `bvd launch`."""
     parser.add_argument(
         "--tpu", required=True, help=f"slice: {', '.join(topologies.known()[:4])}, ..., v4-32, v5e-16, v6e-256"
@@ -27,7 +26,7 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--execute", action="store_true", help="run the commands; without it they are only printed")
 
 
-def run_launch(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Runs `bvd launch` with `args.overrides`, a list of --config.key=value; 0 done, 1 failed, 130 interrupted."""
     try:
         spec = launcher.LaunchSpec(
@@ -50,45 +49,3 @@ def run_launch(args: argparse.Namespace) -> int:
     if not args.execute:
         print("# dry run: nothing was run. Add --execute to run these commands.", file=sys.stderr)
     return 130 if outcome is launcher.Outcome.INTERRUPTED else 0
-
-
-def add_preflight_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `bvd preflight`."""
-    parser.add_argument("--config", required=True, help="recipe; --config.key=value changes it")
-    parser.add_argument("--topology", required=True, nargs="+", help="slices, for example v3-8 v4-32 v5e-16 v6e-256")
-    parser.add_argument("--vs", help="a second recipe to compare with, same overrides")
-    parser.add_argument("--num-examples", type=int, help="training examples of an epoch, where the data is not known")
-    parser.add_argument("--no-momentum", action="store_true", help="do not compile plain momentum for comparison")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def run_preflight(args: argparse.Namespace) -> int:
-    """Runs `bvd preflight` with `args.overrides`; 0 if every config fits every slice, 1 if one does not."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from rich.console import Console
-
-    from big_vision_dual import recipes
-    from big_vision_dual.launch import preflight, preflight_report, step_cost
-
-    slices = [topologies.parse(name) for name in args.topology]
-    said = Console(stderr=True)
-    reports = []
-    for name in filter(None, (args.config, args.vs)):
-        config = recipes.load(name, args.overrides)
-        examples = step_cost.num_examples(config, args.num_examples)
-        for tpu in slices:
-            report = preflight.preflight(
-                name,
-                config,
-                tpu,
-                examples,
-                baseline=not args.no_momentum,
-                say=lambda text: said.print(text, markup=False),
-            )
-            reports.append(report)
-    if args.json:
-        print(preflight_report.to_json(reports))
-    else:
-        for tpu in slices:
-            Console().print(preflight_report.to_table([report for report in reports if report.tpu == tpu]))
-    return 0 if all(isinstance(report.step, step_cost.StepCost) for report in reports) else 1

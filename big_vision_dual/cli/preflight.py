@@ -1,0 +1,48 @@
+"""`bvd preflight`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `bvd preflight`."""
+    parser.add_argument("--config", required=True, help="recipe; --config.key=value changes it")
+    parser.add_argument("--topology", required=True, nargs="+", help="slices, for example v3-8 v4-32 v5e-16 v6e-256")
+    parser.add_argument("--vs", help="a second recipe to compare with, same overrides")
+    parser.add_argument("--num-examples", type=int, help="training examples of an epoch, where the data is not known")
+    parser.add_argument("--no-momentum", action="store_true", help="do not compile plain momentum for comparison")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `bvd preflight` with `args.overrides`; 0 if every config fits every slice, 1 if one does not."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from rich.console import Console
+
+    from big_vision_dual import recipes
+    from big_vision_dual.launch import preflight, preflight_report, step_cost, topologies
+
+    slices = [topologies.parse(name) for name in args.topology]
+    said = Console(stderr=True)
+    reports = []
+    for name in filter(None, (args.config, args.vs)):
+        config = recipes.load(name, args.overrides)
+        examples = step_cost.num_examples(config, args.num_examples)
+        for tpu in slices:
+            report = preflight.preflight(
+                name,
+                config,
+                tpu,
+                examples,
+                baseline=not args.no_momentum,
+                say=lambda text: said.print(text, markup=False),
+            )
+            reports.append(report)
+    if args.json:
+        print(preflight_report.to_json(reports))
+    else:
+        for tpu in slices:
+            Console().print(preflight_report.to_table([report for report in reports if report.tpu == tpu]))
+    return 0 if all(isinstance(report.step, step_cost.StepCost) for report in reports) else 1
