@@ -21,6 +21,7 @@ from flax import linen as nn
 
 from big_vision_dual import dualize
 from big_vision_dual.dualize import groups
+from big_vision_dual.models import transformer
 from big_vision_dual.studies import grid
 from big_vision_dual.studies.program import Program
 from big_vision_dual.tables import Row, TargetNormTable
@@ -96,71 +97,61 @@ def _changes(
         yield Finding("change", row.key, share, float(measured), bool(measured > factor * share))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Stretch:
-    """A part of the model: what `read` finds, as a function of a perturbation of module `name`'s input or output.
-
-    like: the intermediate that the perturbation has the shape of.
-    """
-
-    name: str
-    of_input: bool
-    like: str
-    read: Callable[..., jax.Array]
-
-    def __call__(self, program: Program, params: Any, images: jax.Array, delta: jax.Array) -> jax.Array:
-        def intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            if context.module.name != self.name or context.method_name != "__call__":
-                return next_fun(*args, **kwargs)
-            return (
-                next_fun(args[0] + delta, *args[1:], **kwargs) if self.of_input else next_fun(*args, **kwargs) + delta
-            )
-
-        with nn.intercept_methods(intercept):
-            return self.read(*program.model.apply({"params": params}, images, train=False))
-
-
 def _sensitivities(
     program: Program, table: TargetNormTable, params: Any, images: jax.Array, factor: float
 ) -> Iterator[Finding]:
-    """Amplification of small perturbations from the stem to the logits, and by each block but the last."""
-    whole = _Stretch("embedding", False, "stem", lambda logits, _: logits)
-    stretches = [("stem to logits", _number(_row(table, "embedding/kernel").sensitivity), whole)]
-    downstream = [
-        _number(_row(table, f"Transformer/encoderblock_{i}/LayerNorm_0/scale").sensitivity)
-        for i in range(program.model.depth)
-    ]
-    for i, (here, following) in enumerate(itertools.pairwise(downstream)):
-        block = _Stretch(f"encoderblock_{i}", True, "with_posemb", _block_output(i))
-        stretches.append((f"block {i}", here / following, block))
-    for name, declared, stretch in stretches:
-        measured = _amplification(program, params, images, stretch)
-        yield Finding("sensitivity", name, declared, measured, not 1 / factor <= measured / declared <= factor)
+    """Amplification of small perturbations from the stem to the logits, and by each block but the last.
+
+    A block's declared sensitivity is the ratio of what is downstream of it and of the block after it.
+    """
+    model = program.model
+    _, out = model.apply({"params": params}, images, train=False)
+
+    def finding(name: str, declared: float, measured: jax.Array) -> Finding:
+        return Finding("sensitivity", name, declared, float(measured), not 1 / factor <= measured / declared <= factor)
+
+    whole = _amplification(lambda stem, params: _logits_from_stem(model, params, images, stem))
+    yield finding("stem to logits", _number(_row(table, "embedding/kernel").sensitivity), whole(out["stem"], params))
+    spec = transformer.BlockSpec(model.mlp_dim, model.num_heads, model.scaling)
+    block = transformer.EncoderBlock(spec, model.depth, train=False)
+    of_block = _amplification(lambda x, block_params: block.apply({"params": block_params}, x)[0])
+    norms = [_row(table, f"Transformer/encoderblock_{i}/LayerNorm_0/scale") for i in range(model.depth)]
+    inputs = [out["with_posemb"], *(out["encoder"][f"block{i:02d}"]["+mlp"] for i in range(model.depth - 1))]
+    for i, (here, following) in enumerate(itertools.pairwise(norms)):
+        declared = _number(here.sensitivity) / _number(following.sensitivity)
+        yield finding(f"block {i}", declared, of_block(inputs[i], params["Transformer"][f"encoderblock_{i}"]))
 
 
-def _block_output(index: int) -> Callable[..., jax.Array]:
-    return lambda _, out: out["encoder"][f"block{index:02d}"]["+mlp"]
+def _logits_from_stem(model: Any, params: Any, images: jax.Array, stem: jax.Array) -> jax.Array:
+    """The logits if the patch embedding had given `stem`."""
+
+    def intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        given = context.module.name == "embedding" and context.method_name == "__call__"
+        return stem if given else next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        return model.apply({"params": params}, images, train=False)[0]
 
 
-def _amplification(program: Program, params: Any, images: jax.Array, stretch: _Stretch) -> float:
-    """Largest over images of the largest singular value of the Jacobian, by power iteration.
+def _amplification(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """(x, *args) -> largest singular value of the Jacobian of `function` at x, the largest over the batch.
 
-    Norms are RMS over tokens and features together: in them, too, the mean over tokens has s = 1.
+    By power iteration; each example of the batch must be independent of the others. Norms are RMS over tokens and
+    features together: in them, too, the mean over tokens has s = 1.
     """
 
     @jax.jit
-    def largest(params: Any, images: jax.Array) -> jax.Array:
-        shape = program.model.apply({"params": params}, images, train=False)[1][stretch.like].shape
-        _, forward = jax.linearize(lambda delta: stretch(program, params, images, delta), jnp.zeros(shape))
-        backward = jax.linear_transpose(forward, jnp.zeros(shape))
+    def largest(x: jax.Array, *args: Any) -> jax.Array:
+        _, forward = jax.linearize(lambda x: function(x, *args), x)
+        backward = jax.linear_transpose(forward, x)
 
         def sharpen(_: int, delta: jax.Array) -> jax.Array:
-            return _unit(backward(forward(_unit(delta)))[0])
+            return _unit(backward(forward(delta))[0])
 
-        delta = jax.lax.fori_loop(0, _POWER_STEPS, sharpen, jax.random.normal(jax.random.key(0), shape))
-        return jnp.max(_size(forward(delta)) / _size(delta))
+        start = _unit(jax.random.normal(jax.random.key(0), x.shape))
+        return jnp.max(_size(forward(jax.lax.fori_loop(0, _POWER_STEPS, sharpen, start))))
 
-    return float(largest(params, images))
+    return largest
 
 
 def _size(x: jax.Array) -> jax.Array:
