@@ -61,10 +61,11 @@ def timed(function: Callable[[], Any]) -> tuple[Any, Timing]:
     return result, Timing(time.perf_counter() - wall, time.process_time() - processor)
 
 
-def one_leaf_at_a_time(table: TargetNormTable) -> optax.GradientTransformation:
+def one_leaf_at_a_time(table: TargetNormTable, unroll: bool = False) -> optax.GradientTransformation:
     """The same functions without stacking: a transformation of its own for every leaf."""
     single = {
-        path: dualize.scale_by_dualize(dataclasses.replace(table, rows=rows)) for path, rows in table.by_path().items()
+        path: dualize.scale_by_dualize(dataclasses.replace(table, rows=rows), unroll=unroll)
+        for path, rows in table.by_path().items()
     }
 
     def init(params: Any) -> Any:
@@ -109,6 +110,7 @@ def subjects(table: TargetNormTable, gradients: Any) -> list[Subject]:
     return [
         compiled("stacked (ours)", ours, dualize.scale_by_dualize(table, polar=ours.name), gradients),
         compiled("one leaf at a time (ours)", ours, one_leaf_at_a_time(table), gradients),
+        compiled("one leaf at a time, steps unrolled", ours, one_leaf_at_a_time(table, unroll=True), gradients),
         compiled("optax.contrib.muon, its own steps", theirs, muon(table, theirs), gradients),
         compiled("optax.contrib.muon, our steps", ours, muon(table, ours), gradients),
     ]
@@ -120,12 +122,13 @@ def show(found: list[Subject], title: str) -> None:
         report.add_column(column, justify="right" if column else "left")
     base = found[0]
     for it in found:
-        report.add_row(
-            it.name, str(it.steps),
-            f"{it.update.wall:.2f}", f"{it.update.processor:.2f}", f"{it.update.processor / base.update.processor:.2f}",
-            f"{it.compile.wall:.1f}", f"{it.compile.processor:.1f}", f"{it.compile.processor / base.compile.processor:.2f}",
-            f"{it.megabytes:.0f}", f"{it.megabytes / base.megabytes:.2f}",
-        )  # fmt: skip
+        ours, theirs = (base.update, base.compile), (it.update, it.compile)
+        times = [
+            [f"{t.wall:.1f}", f"{t.processor:.1f}", f"{t.processor / o.processor:.2f}"]
+            for o, t in zip(ours, theirs, strict=True)
+        ]
+        memory = [f"{it.megabytes:.0f}", f"{it.megabytes / base.megabytes:.2f}"]
+        report.add_row(it.name, str(it.steps), *times[0], *times[1], *memory)
     report.caption = "Ratios are to the first line, of processor seconds: they bear a machine that is shared."
     Console(width=140).print(report)
 

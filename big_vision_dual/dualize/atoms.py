@@ -68,7 +68,9 @@ def unit_dual(
 ) -> jax.Array:
     """The dual of each gradient before its gain: the polar factor, or vectors of length 1; zero stays zero."""
     axes = ATOMS[kind].vector_axes
-    return polar_lib.orthogonalize(g_BxNxM, polar, dtype, unroll) if axes is None else _unit(g_BxNxM, axes)
+    return (
+        polar_lib.orthogonalize(g_BxNxM, polar, dtype, unroll) if axes is None else polar_lib.normalized(g_BxNxM, axes)
+    )
 
 
 def dual(
@@ -113,7 +115,7 @@ def spectral_norm(x_BxNxM: jax.Array) -> jax.Array:
     if x_BxNxM.shape[-2] > x_BxNxM.shape[-1]:
         return spectral_norm(x_BxNxM.mT)
     scale_B = _lengths(x_BxNxM, (-2, -1))[:, 0, 0]
-    unit = polar_lib.frobenius_normalized(x_BxNxM)
+    unit = polar_lib.normalized(x_BxNxM)
     power, norm_B = _over_norm(polar_lib.matmul(unit, unit.mT))
 
     def square(squaring: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -148,12 +150,5 @@ def project(
 
 def _lengths(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Euclidean norms over `axes`, kept as axes of size 1, without underflow of squares."""
-    x = x.astype(jnp.float32)
-    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True)
-    scaled = x / jnp.where(largest > 0, largest, 1)
+    largest, scaled = polar_lib.over_largest(x, axes)
     return largest * jnp.sqrt(jnp.sum(scaled * scaled, axis=axes, keepdims=True))
-
-
-def _unit(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    lengths = _lengths(x, axes)
-    return x.astype(jnp.float32) / jnp.where(lengths > 0, lengths, 1)

@@ -18,12 +18,15 @@ from big_vision_dual.dualize.placement import Placement
 from big_vision_dual.tables.schema import TargetNormTable
 
 _FALLBACKS = ("adam", "dualize")
+# Matrices in one program where nothing is sharded: enough to fill an accelerator, and a multiple of the usual depths,
+# as stacks of equal size share their kernels. One stack a shape takes a CPU longer to compile (docs/performance.md).
+_MATRICES = 12
 
 
 class DualizeState(NamedTuple):
-    """Momentum of one group, as a stack (B, n, m)."""
+    """Momentum of one group as stacks (B, n, m): a single one where the stack axis is sharded."""
 
-    momentum: jax.Array
+    momentum: tuple[jax.Array, ...]
 
 
 def scale_by_dualize(
@@ -49,8 +52,8 @@ def scale_by_dualize(
         m <- momentum m + (1 - momentum) g          (with nesterov: the direction is momentum m + (1 - momentum) g)
         update = target_norm * dual(direction)      (`atoms.dual`; arXiv 2405.14813, 2410.21265)
 
-    The update points uphill: follow with `optax.scale_by_learning_rate`. All atoms of one kind and shape are one
-    stack; `optax.partition` gives each stack its transformation. Updates have their gradients' dtypes.
+    The update points uphill: follow with `optax.scale_by_learning_rate`. All atoms of one kind and shape are a group,
+    computed as stacks; `optax.partition` gives each group its transformation. Updates have their gradients' dtypes.
 
     table: a table, a path, or a name in norm_cache; checked against the parameters at init (`tables.check`).
     momentum_kind: 'ema' as above, or 'trace' (m <- momentum m + g). Dual maps ignore the scale of their argument, so
@@ -138,24 +141,34 @@ def _on_atoms(
 def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransformation:
     """One group's momentum and dual, on {key: array} with `optax.MaskedNode` at the keys of other groups."""
 
-    def members(atoms: Any) -> tuple[groups_lib.Group, dict[str, jax.Array]]:
+    def members(atoms: Any) -> tuple[tuple[groups_lib.Group, ...], dict[str, jax.Array]]:
         present = {key: atom for key, atom in atoms.items() if not isinstance(atom, optax.MaskedNode)}
-        return group.only(present), present
+        return _stacks(group.only(present), rule), present
 
     def init(params: Any) -> Any:
-        present, _ = members(params)
-        return DualizeState(rule.placement.momentum(jnp.zeros(present.shape, rule.mu_dtype)))
+        stacks, _ = members(params)
+        return DualizeState(tuple(rule.placement.momentum(jnp.zeros(s.shape, rule.mu_dtype)) for s in stacks))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        present, gradients = members(updates)
-        gradient = rule.gradient_weight * rule.placement.momentum(present.pack(gradients))
-        mu = rule.momentum * state.momentum.astype(jnp.float32) + gradient
-        direction = rule.momentum * mu + gradient if rule.nesterov else mu
-        directions = present.unpack(_dual(present, direction, rule), gradients)
-        return {**updates, **directions}, DualizeState(rule.placement.momentum(mu.astype(rule.mu_dtype)))
+        stacks, gradients = members(updates)
+        directions, momenta = dict(updates), []
+        for stack, momentum in zip(stacks, state.momentum, strict=True):
+            gradient = rule.gradient_weight * rule.placement.momentum(stack.pack(gradients))
+            mu = rule.momentum * momentum.astype(jnp.float32) + gradient
+            direction = rule.momentum * mu + gradient if rule.nesterov else mu
+            directions |= stack.unpack(_dual(stack, direction, rule), gradients)
+            momenta.append(rule.placement.momentum(mu.astype(rule.mu_dtype)))
+        return directions, DualizeState(tuple(momenta))
 
     return optax.GradientTransformation(init, update)
+
+
+def _stacks(group: groups_lib.Group, rule: _Rule) -> tuple[groups_lib.Group, ...]:
+    """The parts of a group that are computed together."""
+    if rule.placement.axis is not None:
+        return (group,)
+    return group.cut(_MATRICES)
 
 
 def _dual(group: groups_lib.Group, direction_BxNxM: jax.Array, rule: _Rule) -> jax.Array:

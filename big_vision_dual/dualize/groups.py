@@ -75,6 +75,18 @@ class Group:
         """The group of those members alone."""
         return dataclasses.replace(self, layouts=tuple(layout for layout in self.layouts if layout.key in keys))
 
+    def cut(self, most: int) -> tuple[Group, ...]:
+        """Consecutive members in parts of at most `most` matrices, or of one member with more."""
+        parts: list[list[Layout]] = []
+        room = 0
+        for layout in self.layouts:
+            if layout.count > room:
+                parts.append([])
+                room = most
+            parts[-1].append(layout)
+            room -= layout.count
+        return tuple(dataclasses.replace(self, layouts=tuple(part)) for part in parts)
+
     def pack(self, atoms: Mapping[str, jax.Array], dtype: Any = jnp.float32) -> jax.Array:
         """{key: array} -> stack (B, n, m) of `dtype`."""
         return jnp.concatenate([layout.to_stack(atoms[layout.key].astype(dtype)) for layout in self.layouts])
@@ -103,8 +115,13 @@ def make(
         linear = row.atom == "Linear"
         layout = _layout(row, target_norm, per_head=per_head and linear, scale_floor=scale_floor and linear)
         members.setdefault((row.atom, layout.matrix), []).append(layout)
-    names = {key: f"{key[0]}_{key[1][0]}x{key[1][1]}" for key in members}
-    return {names[key]: Group(names[key], key[0], tuple(layouts)) for key, layouts in members.items()}
+    groups = {}
+    for (atom, (n, m)), layouts in members.items():
+        name = f"{atom}_{n}x{m}"
+        # Like next to like: parts of a group (`Group.cut`) then are equal programs, compiled once.
+        alike = sorted(layouts, key=lambda layout: (layout.permuted, layout.permutation))
+        groups[name] = Group(name, atom, tuple(alike))
+    return groups
 
 
 def split(tree: Any, table: TargetNormTable) -> dict[str, Any]:

@@ -104,20 +104,22 @@ def orthogonalize(
         raise ValueError(f"polar dtype is {dtype!r}; possible: 'float32', 'bfloat16'.")
     if x.shape[-2] > x.shape[-1]:  # the Gram matrix shall be the smaller one
         return orthogonalize(x.mT, method, dtype, unroll).mT
-    x = frobenius_normalized(x)
+    x = normalized(x)
     return _iterate(x, method.coefficients, jnp.dtype(dtype), unroll) if method.coefficients else _svd(x)
 
 
-def frobenius_normalized(x: jax.Array) -> jax.Array:
-    """Each matrix divided by its Frobenius norm, in float32; zero stays zero.
+def normalized(x: jax.Array, axes: tuple[int, ...] = (-2, -1)) -> jax.Array:
+    """`x` divided by its Euclidean norm over `axes` (the Frobenius norm of each matrix), float32; zero stays zero."""
+    _, scaled = over_largest(x, axes)
+    square = jnp.sum(scaled * scaled, axis=axes, keepdims=True)
+    return scaled * jax.lax.rsqrt(jnp.maximum(square, 1))  # at least 1 but for zeros, whose largest entry is not 1
 
-    The largest entry is divided out first, so that squares neither underflow nor overflow.
-    """
+
+def over_largest(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """(largest absolute entry over `axes`, `x` divided by it), float32: squares of the latter cannot underflow."""
     x = x.astype(jnp.float32)
-    largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
-    x = x / jnp.where(largest > 0, largest, 1)
-    norm = jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True))
-    return x / jnp.where(norm > 0, norm, 1)
+    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True)
+    return largest, x / jnp.where(largest > 0, largest, 1)
 
 
 def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
