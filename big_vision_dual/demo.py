@@ -48,9 +48,9 @@ def _train(label: str, recipe: str, workdir: pathlib.Path, overrides: list[str])
 def summary(runs: list[Trained]) -> rich.table.Table:
     """Loss, accuracy, time and size of the updates of each run."""
     steps = runs[0].config.total_steps
-    view = rich.table.Table(title=f"ViT on 4,000 MNIST digits, {steps} steps; loss and accuracy on 1,000 others; l2 norms")
+    view = rich.table.Table(title=f"ViT on 4,000 MNIST digits, {steps} steps; tested on 1,000 others")
     view.add_column("", no_wrap=True)
-    for column in ("lr", "train loss", "test loss", "accuracy", "ms/step", "update", "weights"):
+    for column in ("lr", "train loss", "test loss", "accuracy", "ms/step", "l2 update", "l2 weights"):
         view.add_column(column, justify="right")
     for run in runs:
         view.add_row(

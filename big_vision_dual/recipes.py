@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 
 _PACKAGE = pathlib.Path(__file__).parent
 
@@ -50,6 +50,25 @@ def load(config: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDic
     recipe = module.get_config(*([arg] if arg else []))
     recipe.lock()
     return override(recipe, overrides)
+
+
+def dualized(name: str, *, lr: float, dtype: str = "float32") -> ml_collections.ConfigDict:
+    """The recipe `name` with the dual architecture, the well-normed table and `scale_by_dualize`.
+
+    lr: the dualized learning rate. dtype: of the orthogonalization's matrix products. Clipping and warm-up go: the
+    dual has unit norm whatever the gradient's.
+    """
+    recipe = load(name)
+    masses = {"Bias": 1.0, "Scale": 1.0}
+    with recipe.unlocked():
+        recipe.model.scaling = "dual"
+        recipe.norms = {"conventions": "well_normed", "blocks_mass": config_dict.placeholder(float), "masses": masses}
+        recipe.grad_clip_norm = None
+        recipe.optax_name = "big_vision_dual.scale_by_dualize"
+        recipe.optax = {"momentum": 0.95, "nesterov": False, "polar": "newton_schulz_6", "dtype": dtype}
+        recipe.lr = lr
+        recipe.schedule = {"warmup_steps": 0, "decay_type": "cosine"}
+    return recipe
 
 
 def override(recipe: ml_collections.ConfigDict, overrides: Sequence[str]) -> ml_collections.ConfigDict:

@@ -1,6 +1,7 @@
 """Big Vision's entry point: python -m big_vision_dual.train --config F.py:arg --workdir W [--config.key=v ...].
 
-Exit codes: 0 done; 75 stopped by SIGTERM or SIGINT with everything saved, the same command continues; 2 a mistake in the input; 1 failed.
+Exit codes: 0 done; 75 stopped by SIGTERM or SIGINT with everything saved, the same command continues;
+2 a mistake in the input; 1 failed.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ Expected: see docs/demo.md.
 
 import ml_collections
 
-
 LEARNING_RATES = {"standard": 3e-3, "dual": 1e-2}  # tuned by benchmarks/demo_tuning.py, docs/demo.md
 
 

@@ -104,7 +104,7 @@ def plot(table: TargetNormTable, path: str | os.PathLike[str]) -> None:
     from matplotlib.figure import Figure
 
     arranged = arrange(table)
-    values = [[math.nan if not value else value for value in layer] for layer in arranged.values]
+    values = [[value if value else math.nan for value in layer] for layer in arranged.values]
     figure = Figure(figsize=(3 + 0.42 * len(arranged.columns), 2 + 0.3 * len(arranged.layers)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values, norm=matplotlib.colors.LogNorm(), cmap="viridis", aspect="auto")

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from big_vision_dual import losses
 from big_vision_dual.tables.schema import TargetNormTable
-from big_vision_dual.trainer import atom_norms, regularize, sharding
+from big_vision_dual.trainer import atom_norms, sharding
 from big_vision_dual.trainer.state import TrainState, initial, step_key
 
 Batch = dict[str, Any]  # of jax.Array, or of jax.ShapeDtypeStruct
@@ -144,7 +144,7 @@ def _make_train(config: Any, model: Any, tx: Any, table: TargetNormTable | None)
     def train(state: TrainState, batch: Batch, measured: jax.Array) -> tuple[TrainState, dict[str, Any]]:
         mixup_key, dropout_key = jax.random.split(step_key(state))
         if mixup_p:
-            batch = regularize.mixup(mixup_key, batch, mixup_p)
+            batch = losses.mixup(mixup_key, batch, mixup_p)
         loss, grads = gradient(state.params, batch, dropout_key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -171,7 +171,7 @@ def _make_gradient(config: Any, model: Any) -> Callable:
     @jax.value_and_grad
     def gradient(params: PyTree, batch: Batch, key: jax.Array) -> jax.Array:
         logits_BxC, _ = model.apply({"params": params}, batch["image"], train=True, rngs={"dropout": key})
-        return jnp.mean(loss_fn(logits_BxC, regularize.smooth(batch["labels"], smoothing)))
+        return jnp.mean(loss_fn(logits_BxC, losses.smooth(batch["labels"], smoothing)))
 
     def accumulated(params: PyTree, batch: Batch, key: jax.Array) -> tuple[jax.Array, PyTree]:
         def add(total: PyTree, numbered: tuple[jax.Array, Batch]) -> tuple[PyTree, None]:

@@ -10,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from big_vision_dual import losses as losses_lib
 from big_vision_dual import models
-from big_vision_dual.trainer import regularize, setup, sharding, step
+from big_vision_dual.trainer import setup, sharding, step
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_norms_are_zeros_where_not_asked_for(plain, batch):
 def test_mixup_against_numpy():
     key, rng = jax.random.key(7), np.random.default_rng(0)
     batch = {"image": rng.normal(size=(6, 2, 3, 1)), "labels": np.eye(6)}
-    mixed = regularize.mixup(key, {name: jnp.asarray(value) for name, value in batch.items()}, p=0.4)
+    mixed = losses_lib.mixup(key, {name: jnp.asarray(value) for name, value in batch.items()}, p=0.4)
     a = float(mixed["labels"][0, 0])
     assert 0.5 <= a <= 1.0
     np.testing.assert_allclose(a, max(b := float(jax.random.beta(key, 0.4, 0.4)), 1 - b), rtol=1e-6)
