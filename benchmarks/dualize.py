@@ -63,7 +63,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, Timing]:
 
 def one_leaf_at_a_time(table: TargetNormTable, unroll: bool = False) -> optax.GradientTransformation:
     """The same functions without stacking: a transformation of its own for every leaf."""
-    single = {
+    single: dict[str, Any] = {
         path: dualize.scale_by_dualize(dataclasses.replace(table, rows=rows), unroll=unroll)
         for path, rows in table.by_path().items()
     }

@@ -47,7 +47,7 @@ def compiled_step(devices, **options):
     state = jax.jit(tx.init)(params)
     compiled = jax.jit(step).lower(params, state, x).compile()
     updates, state = compiled(params, state, x)
-    return compiled.as_text(), jax.tree.map(np.asarray, updates), state
+    return compiled.as_text() or "", jax.tree.map(np.asarray, updates), state
 
 
 def computations(hlo: str) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import optax
@@ -51,6 +53,7 @@ def test_decay_shrinks_matrices_only_and_follows_its_schedule(few, random_tree):
     still, state = jax.tree.map(np.zeros_like, weights), tx.init(weights)
     rows = few.by_path()
     for rate in (0.1, 0.2):
+        steps: Any
         steps, state = tx.update(still, state, weights)
         for path, step in trees.flatten(steps).items():
             factor = rate if rows[path][0].atom in SPHERE else 0.0

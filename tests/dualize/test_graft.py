@@ -9,6 +9,7 @@ below 0.003.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +178,7 @@ def test_fallback_to_adam(small):
     table, gradients, expected = small
     fallback = [("attention/query/bias", "dualize"), (".*/bias", "adam"), ("in_proj/.*", "adam")]
     got = trees.flatten(updates_of(table, gradients, fallback=fallback, fallback_scale=0.5))
+    adam: Any
     adam, _ = optax.scale_by_adam().update(gradients, optax.scale_by_adam().init(gradients))
     adam, dual = trees.flatten(adam), trees.flatten(expected)
     for path, update in got.items():

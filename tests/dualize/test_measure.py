@@ -47,7 +47,7 @@ def test_tiny_gradients_have_dual_norms():
 def test_groups_are_layers_over_all_blocks(table):
     assert measure.group_name(table.by_key()["attention/query/kernel"]) == "Linear/query"
     assert measure.group_name(table.by_key()["in_proj/weight[0:0:9]"]) == "Linear/in_proj[0:0:9]"
-    norms = {row.key: np.arange(np.size(row.target_norm)) + len(row.path) for row in table.rows}
+    norms = {row.key: jnp.arange(np.size(row.target_norm)) + len(row.path) for row in table.rows}
     largest, mean = measure.summary(norms, table)["Linear/query"]
     both = np.concatenate([np.ravel(norms[f"{owner}/query/kernel"]) for owner in ("attention", "layers")])
     np.testing.assert_allclose([largest, mean], [both.max(), both.mean()], rtol=1e-6)

@@ -15,7 +15,7 @@ def spectrum(shape, singular_values, seed=0):
     """A float32 matrix with given singular values, and its polar factor in float64."""
     rng = np.random.default_rng(seed)
     u, _, vt = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
-    return np.asarray(u * singular_values @ vt, np.float32), u @ vt
+    return jnp.asarray(u * singular_values @ vt, jnp.float32), u @ vt
 
 
 @pytest.mark.parametrize("name", BANDS)
@@ -41,9 +41,9 @@ def test_bfloat16_stays_near_the_polar_factor():
 def test_a_stack_is_its_matrices_one_by_one_and_zero_is_zero(name):
     stack = np.random.default_rng(0).standard_normal((2, 3, 4, 6)).astype(np.float32)
     stack[0, 1] = 0
-    got = polar.orthogonalize(stack, name)
+    got = polar.orthogonalize(jnp.asarray(stack), name)
     assert not np.any(got[0, 1])
-    np.testing.assert_allclose(got[1, 2], polar.orthogonalize(stack[1, 2] * np.float32(1e-30), name), atol=1e-5)
+    np.testing.assert_allclose(got[1, 2], polar.orthogonalize(jnp.asarray(stack[1, 2]) * 1e-30, name), atol=1e-5)
 
 
 def test_svd_leaves_the_null_space_alone():
