@@ -16,7 +16,7 @@ from big_vision_dual.studies.results import Results
 
 def main() -> None:
     """Prints both times and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Times a sweep of 32 trials against separate runs.")
     parser.add_argument("--measured", type=int, default=3, help="separate runs to measure (default 3)")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--steps", type=int, default=100)
