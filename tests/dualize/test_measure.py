@@ -33,7 +33,7 @@ def test_spectral_norm_of_hard_spectra():
     stack = np.stack([u * s @ vt for s in spectra] + [np.zeros((96, 130))]).astype(np.float32)
     got = np.asarray(jax.jit(atoms.spectral_norm)(stack), np.float64)
     truth = np.array([s.max() for s in spectra])
-    assert np.all(got[:-1] >= truth * (1 - 1e-5))  # float32 rounding; seen 1e-6
+    assert np.all(got[:-1] >= truth * (1 - 1e-5))  # float32 rounding; seen 1e-7
     assert np.all(got[:-1] <= truth * 96 ** (1 / 1024) * (1 + 1e-5))
     assert got[-1] == 0
 
