@@ -2,6 +2,7 @@
 
     python benchmarks/dualize.py                    about 3 minutes on 2 quiet cores
     python benchmarks/dualize.py --rounds 1 --table vit_ti16_i1k
+    python benchmarks/dualize.py --topology v5e-4   compile time and memory by the TPU compiler, for one device of that slice
 
 Compared: update time (least of the interleaved rounds, wall clock and processor time), compile time, and memory
 (temporaries + outputs of the compiled update). `optax.contrib.muon` updates biases and scales with Adam.
@@ -19,11 +20,13 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import SingleDeviceSharding
 from rich.console import Console
 from rich.table import Table
 
 from big_vision_dual import dualize, tables, trees
 from big_vision_dual.dualize import polar
+from big_vision_dual.launch import topologies
 from big_vision_dual.tables import TargetNormTable
 
 
@@ -97,12 +100,29 @@ def muon(table: TargetNormTable, method: polar.Polar) -> optax.GradientTransform
 
 
 def compiled(name: str, method: polar.Polar, tx: optax.GradientTransformation, gradients: Any) -> Subject:
-    state = jax.jit(tx.init)(gradients)
+    abstract = isinstance(jax.tree.leaves(gradients)[0], jax.ShapeDtypeStruct)
+    state = _placed(jax.eval_shape(tx.init, gradients), gradients) if abstract else jax.jit(tx.init)(gradients)
     lowered = jax.jit(tx.update).lower(gradients, state, gradients)
     wall, processor = time.perf_counter(), time.process_time()
     program = lowered.compile()
     spent = Timing(time.perf_counter() - wall, time.process_time() - processor)
     return Subject(name, len(method.coefficients), program, state, spent)
+
+
+def _placed(shapes: Any, like: Any) -> Any:
+    """Shapes on the one device that `like` is on."""
+    sharding = jax.tree.leaves(like)[0].sharding
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def gradients_of(table: TargetNormTable, topology: str | None) -> Any:
+    """Random gradients, or with a topology their shapes on its first device."""
+    if topology is None:
+        rng = np.random.default_rng(0)
+        return jax.device_put(trees.unflatten({r.path: rng.standard_normal(r.shape, np.float32) for r in table.rows}))
+    sharding = SingleDeviceSharding(topologies.devices(topologies.parse(topology))[0])
+    shapes = {r.path: jax.ShapeDtypeStruct(r.shape, np.float32, sharding=sharding) for r in table.rows}
+    return trees.unflatten(shapes)
 
 
 def subjects(table: TargetNormTable, gradients: Any) -> list[Subject]:
@@ -137,17 +157,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", default="vit_s16_i1k", help="a name in norm_cache, or a path")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--topology", help="a TPU slice, for example v5e-4: compile for it instead, run nothing")
     options = parser.parse_args()
     table = tables.load(options.table)
-    rng = np.random.default_rng(0)
-    gradients = trees.unflatten({row.path: rng.standard_normal(row.shape, np.float32) for row in table.rows})
-    gradients = jax.device_put(gradients)
+    gradients = gradients_of(table, options.topology)
     found = subjects(table, gradients)
-    for _ in range(options.rounds):
+    for _ in range(0 if options.topology else options.rounds):
         for it in found:
             _, spent = timed(lambda it=it: it.compiled(gradients, it.state, gradients))
             it.update = it.update.least(spent)
-    versions = f"jax {jax.__version__}, optax {optax.__version__}, {platform.machine()}, {jax.default_backend()}"
+    where = options.topology or jax.default_backend()
+    versions = f"jax {jax.__version__}, optax {optax.__version__}, {platform.machine()}, {where}"
     show(found, f"{options.table}: {len(table.rows)} leaves; {versions}")
 
 
