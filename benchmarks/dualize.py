@@ -2,7 +2,7 @@
 
     python benchmarks/dualize.py                    about 3 minutes on 2 quiet cores
     python benchmarks/dualize.py --rounds 1 --table vit_ti16_i1k
-    python benchmarks/dualize.py --topology v5e-4   compile time and memory by the TPU compiler, for one device of that slice
+    python benchmarks/dualize.py --topology v5e-4   compile time and memory by the TPU compiler, for one of its devices
 
 Compared: update time (least of the interleaved rounds, wall clock and processor time), compile time, and memory
 (temporaries + outputs of the compiled update). `optax.contrib.muon` updates biases and scales with Adam.
