@@ -11,8 +11,8 @@ from big_vision_dual.norms import Module, Target, dry_run, zoo
 from big_vision_dual.tables.schema import Row, TableError, TargetNormTable
 
 
-def for_config(config: Mapping[str, Any]) -> TargetNormTable:
-    """The table of a config's model, as `norms.zoo.for_config` describes its tree."""
+def for_config(config: Any) -> TargetNormTable:
+    """The table of a config's model, as `norms.zoo.for_config` describes its tree; config: a ConfigDict or a dict."""
     plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)  # ConfigDict, without importing it
     given = plain.get("norms") or {}
     return build(

@@ -1,6 +1,7 @@
 """The norm tree of every model variant has the model's own leaves, and the declared sensitivities."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,8 @@ import pytest
 from big_vision_dual import models, norms, tables, trees
 from big_vision_dual.norms import zoo
 
-VIT = dict(model_name="vit", num_classes=10, input_shape=(32, 48, 3))
-SMALL = dict(width=32, depth=2, mlp_dim=96, num_heads=4, patch_size=(8, 16))
+VIT: dict[str, Any] = dict(model_name="vit", num_classes=10, input_shape=(32, 48, 3))
+SMALL: dict[str, Any] = dict(width=32, depth=2, mlp_dim=96, num_heads=4, patch_size=(8, 16))
 SWITCHES = [
     "standard", "dual", dict(gelu="unit"), dict(attention_logits="inverse"), dict(attention_out=1 / 3),
     dict(residual="convex"), dict(init="dual"),

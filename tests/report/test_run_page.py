@@ -1,6 +1,7 @@
 """The page shows what the run files hold, and says what is missing."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from big_vision_dual import tables
 from big_vision_dual.cli import main
 from big_vision_dual.report import run_files, run_page
 
-CONFIG = dict(
+CONFIG: dict[str, Any] = dict(
     model_name="vit", num_classes=7, input_shape=(16, 16, 3),
     model=dict(width=8, depth=2, num_heads=2, patch_size=(8, 8), scaling="dual"),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Golden tables, stacked tables, tables of leaves alone."""
 
 import json
+from typing import Any
 
 import goldens
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 from big_vision_dual import recipes, tables
 
-S16 = dict(
+S16: dict[str, Any] = dict(
     model_name="vit", num_classes=1000, input_shape=(224, 224, 3),
     model=dict(variant="S/16", pool_type="gap", posemb="sincos2d", scaling="dual"),
 )  # fmt: skip

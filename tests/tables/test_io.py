@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
 from big_vision_dual import tables, trees
 
-CONFIG = dict(
+CONFIG: dict[str, Any] = dict(
     model_name="vit", num_classes=7, input_shape=(16, 16, 3),
     model=dict(width=8, depth=2, num_heads=2, patch_size=(8, 8), scaling="dual"),
 )  # fmt: skip
