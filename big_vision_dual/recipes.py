@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
@@ -58,7 +58,7 @@ def dualized(name: str, *, lr: float, dtype: str = "float32") -> ml_collections.
     lr: the dualized learning rate. dtype: of the orthogonalization's matrix products. Clipping and warm-up go: the
     dual has unit norm whatever the gradient's.
     """
-    recipe = load(name)
+    recipe: Any = load(name)
     masses = {"Bias": 1.0, "Scale": 1.0}
     with recipe.unlocked():
         recipe.model.scaling = "dual"
@@ -93,7 +93,7 @@ def _explain(recipe: ml_collections.ConfigDict, overrides: Sequence[str], error:
     return f"{unknown[0]} is not in the config. {hint}Top-level keys: {', '.join(sorted(recipe))}."
 
 
-def _keys(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _keys(recipe: Any, prefix: str = "") -> Iterator[str]:
     for key, value in recipe.items():
         yield f"{prefix}{key}"
         if isinstance(value, ml_collections.ConfigDict):

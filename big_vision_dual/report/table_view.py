@@ -100,14 +100,14 @@ def _range(value: float | tuple[float, ...]) -> str:
 
 def plot(table: TargetNormTable, path: str | os.PathLike[str]) -> None:
     """Draws layers by atoms with a logarithmic colour scale."""
-    import matplotlib
+    from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
     arranged = arrange(table)
     values = [[value if value else math.nan for value in layer] for layer in arranged.values]
     figure = Figure(figsize=(3 + 0.42 * len(arranged.columns), 2 + 0.3 * len(arranged.layers)), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(values, norm=matplotlib.colors.LogNorm(), cmap="viridis", aspect="auto")
+    image = axes.imshow(values, norm=LogNorm(), cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(arranged.columns)), arranged.columns, rotation=60, ha="right")
     axes.set_yticks(range(len(arranged.layers)), arranged.layers)
     axes.set_title(_title(table))

@@ -98,5 +98,7 @@ def _atoms(table: TargetNormTable) -> dict[str, dict[str, Any]]:
 
 
 def _row(key: str, fields: dict[str, Any]) -> Row:
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
     return Row(path=key.split("[")[0] if "slice" in fields else key, **values)
