@@ -2,7 +2,7 @@
 
 Command: python -m big_vision_dual.train --config configs/cifar10_vit_dual.py --workdir runs/cifar10_dual
          --config.input.data.data_dir=DIR
-Expected: docs/training.md has 300 steps on two CPU cores; the full length is not yet run.
+Expected: not yet run.
 """
 
 import ml_collections
