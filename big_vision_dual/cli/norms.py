@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from typing import Any
 
 from rich.console import Console
 
@@ -74,7 +75,7 @@ def _check(args: argparse.Namespace, console: Console) -> int:
     from big_vision_dual import models
     from big_vision_dual.trainer import step
 
-    config = recipes.load(args.config, args.overrides)
+    config: Any = recipes.load(args.config, args.overrides)
     table = tables.load(args.table)
     model = models.get(config.model_name).Model(config.num_classes, **config.model)
     tables.check(table, jax.eval_shape(lambda: step.init_params(config, model)))
