@@ -53,17 +53,17 @@ def scaling(spec: str | Mapping[str, Any] | Scaling) -> Scaling:
     """'standard', 'dual' or a dict of switches (those not named stay standard) -> `Scaling`."""
     if isinstance(spec, Scaling):
         return spec
-    if hasattr(spec, "items"):  # ConfigDict is a mapping in all but name
+    if spec == "standard":
+        return STANDARD
+    if spec == "dual":
+        return DUAL
+    if not isinstance(spec, str) and hasattr(spec, "items"):  # ConfigDict is a mapping in all but name
         known = [field.name for field in dataclasses.fields(Scaling)]
         switches = dict(spec.items())
         unknown = sorted(set(switches) - set(known))
         if unknown:
             raise ValueError(f"unknown scaling switches {unknown}; possible: {known}.")
         return Scaling(**switches)
-    if spec == "standard":
-        return STANDARD
-    if spec == "dual":
-        return DUAL
     raise ValueError(f"scaling is {spec!r}; possible: 'standard', 'dual', or a dict of switches.")
 
 
