@@ -7,6 +7,7 @@ import math
 import os
 import re
 
+import rich.box
 import rich.table
 
 from big_vision_dual.tables import Row, TargetNormTable
@@ -64,7 +65,9 @@ def grid(table: TargetNormTable) -> rich.table.Table:
     for index, column in enumerate(arranged.columns):
         merged.setdefault(tuple(values[index] for values in arranged.values), []).append(column)
     view = rich.table.Table(
-        title=_title(table), caption=f"target_norm of {len(table.rows)} leaves (W kernel, b bias, g gain)"
+        title=_title(table),
+        caption=f"target_norm of {len(table.rows)} leaves (W kernel, b bias, g gain)",
+        box=rich.box.SIMPLE,  # without rules between columns a ViT's fit 80 characters
     )
     view.add_column("layer", no_wrap=True)
     for columns in merged.values():
