@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from big_vision_dual import recipes, tables
 
@@ -54,7 +55,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     from big_vision_dual.report import table_view
 
     table = tables.load(args.table)
-    console.print(table_view.leaves(table) if args.leaves else table_view.grid(table))
+    _print_whole(console, table_view.leaves(table) if args.leaves else table_view.grid(table))
     if args.plot:
         table_view.plot(table, args.plot)
         console.print(f"wrote {args.plot}")
@@ -65,8 +66,14 @@ def _diff(args: argparse.Namespace, console: Console) -> int:
     from big_vision_dual.report import table_view
 
     difference = table_view.difference(tables.load(args.a), tables.load(args.b))
-    console.print(table_view.difference_table(difference, args.a, args.b, args.most))
+    _print_whole(console, table_view.difference_table(difference, args.a, args.b, args.most))
     return 0 if difference.same else 1
+
+
+def _print_whole(console: Console, view: Table) -> None:
+    """Prints at full width in a narrow terminal too: a number that was cut to fit would be another number."""
+    needed = console.measure(view, options=console.options.update(max_width=10_000)).maximum
+    Console(width=max(console.width, needed)).print(view)
 
 
 def _check(args: argparse.Namespace, console: Console) -> int:

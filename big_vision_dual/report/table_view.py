@@ -67,7 +67,8 @@ def grid(table: TargetNormTable) -> rich.table.Table:
     view = rich.table.Table(
         title=_title(table),
         caption=f"target_norm of {len(table.rows)} leaves (W kernel, b bias, g gain)",
-        box=rich.box.SIMPLE,  # without rules between columns a ViT's fit 80 characters
+        box=rich.box.SIMPLE,
+        pad_edge=False,  # without rules between columns a ViT's table fits 80 characters
     )
     view.add_column("layer", no_wrap=True)
     for columns in merged.values():

@@ -46,6 +46,14 @@ def test_diff_sorts_by_ratio_and_tells_sameness_by_status(capsys):
     assert "98" in shown.split("encoder_norm/scale")[1].splitlines()[0]
 
 
+def test_no_number_is_cut_in_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    main(["norms", "show", "vit_s16_i1k_seed"])
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "0.003511" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
