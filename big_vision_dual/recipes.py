@@ -13,6 +13,8 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 _PACKAGE = pathlib.Path(__file__).parent
+_ANY_TAKES: dict[str, type] = {"keep_ckpt_steps": int, "model_init": str, "resume": str}
+"""Fields that belong to a call rather than to a recipe: they can be given to one that does not name them."""
 
 
 class RecipeError(ValueError):
@@ -48,6 +50,10 @@ def load(config: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDic
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     recipe = module.get_config(*([arg] if arg else []))
+    given = {flag.partition("=")[0].removeprefix("--config.") for flag in overrides}
+    with recipe.unlocked():
+        for field in given & _ANY_TAKES.keys() - set(recipe):
+            recipe[field] = config_dict.placeholder(_ANY_TAKES[field])
     recipe.lock()
     return override(recipe, overrides)
 

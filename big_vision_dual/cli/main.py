@@ -13,6 +13,7 @@ COMMANDS = {
     "bisect": "from the standard ViT with AdamW to the dualized one, switch by switch",
     "coord-check": "whether the change of activations depends on width or depth",
     "demo": "train AdamW and the dualized ViT side by side on MNIST digits",
+    "eval": "evaluate what a run left, or a weights file, with a recipe's evaluators",
     "launch": "run a recipe on a TPU slice: create, install, start, follow, resume, delete; prints unless --execute",
     "lr-sweep": "whether the best learning rate depends on width or depth",
     "norms": "build, show, diff, check and audit target_norm tables",

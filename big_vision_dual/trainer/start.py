@@ -40,13 +40,23 @@ def begin(run: Run, checkpoints: checkpoint.Checkpoints | None) -> Start:
     return Start(state, {}, "starts afresh")
 
 
-def _resume(run: Run, workdir: str) -> Start:
+def left_by(run: Run, workdir: epath.PathLike, named: str) -> tuple[TrainState, dict[str, Any]]:
+    """(state, notes) of the newest checkpoint that can be read in another run's workdir, which stays as it is.
+
+    named: how the workdir was given, for the message. Raises CheckpointError where there is none.
+    """
     other = checkpoint.Checkpoints(epath.Path(workdir) / checkpoint.FOLDER, read_only=True)
-    found = other.restore(run.fns.state)
-    other.close()
+    try:
+        found = other.restore(run.fns.state)
+    finally:
+        other.close()
     if found is None:
-        raise checkpoint.CheckpointError(f"config.resume={workdir!r} has no checkpoint; give the workdir of a run.")
-    state, notes = found
+        raise checkpoint.CheckpointError(f"{named} has no checkpoint; give the workdir of a run.")
+    return found
+
+
+def _resume(run: Run, workdir: str) -> Start:
+    state, notes = left_by(run, workdir, f"config.resume={workdir!r}")
     return Start(state, {"core_seconds": notes["core_seconds"]}, f"continues at step {int(state.step)} of {workdir}")
 
 
