@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from big_vision_dual.dualize.measure import group_name
+from big_vision_dual.report import run_picture
+from big_vision_dual.report.run_picture import Rows
 from big_vision_dual.tables import TargetNormTable
-
-Rows = Sequence[Mapping[str, float]]
 
 
 def draw(runs: Mapping[str, Rows], lr: float, table: TargetNormTable, path: str | os.PathLike[str]) -> None:
@@ -19,21 +19,9 @@ def draw(runs: Mapping[str, Rows], lr: float, table: TargetNormTable, path: str 
 
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     loss, accuracy, norms = figure.subplots(1, 3, width_ratios=(1, 1, 1.4))
-    for label, rows in runs.items():
-        loss.plot(*_curve(rows, "training_loss"), label=label)
-        accuracy.plot(*_curve(rows, "val/acc@1"), marker="o", label=label)
-    loss.set(xlabel="step", ylabel="training loss", yscale="log")
-    accuracy.set(xlabel="step", ylabel="test accuracy")
-    for axes in (loss, accuracy):
-        axes.legend()
-        axes.grid(alpha=0.3)
+    run_picture.curves(loss, accuracy, runs)
     _update_norms(norms, list(runs.values())[-1], lr, table)
     figure.savefig(path, dpi=110)
-
-
-def _curve(rows: Rows, name: str) -> tuple[list[float], list[float]]:
-    found = [(row["step"], row[name]) for row in rows if name in row]
-    return [step for step, _ in found], [value for _, value in found]
 
 
 def _update_norms(axes, rows: Rows, lr: float, table: TargetNormTable) -> None:

@@ -43,6 +43,17 @@ def test_page_of_two_runs(tmp_path):
     assert "https://cdn" not in page.split("plotly.js v")[0]
 
 
+def test_picture_beside_the_page(tmp_path):
+    folders = [workdir(tmp_path / name, 0.1, table=False) for name in "ab"]
+    picture = tmp_path / "curves.svg"
+    flags = ["--out", str(tmp_path / "r.html"), "--picture", str(picture)]
+    assert main(["report", *map(str, folders), *flags]) == 0
+    drawn = picture.read_text()
+    assert "<svg" in drawn
+    assert drawn.count("<!-- test accuracy -->") == 1
+    assert drawn.count("<!-- b -->") == 2  # in the legend of either panel
+
+
 def test_half_written_last_row_is_passed_over(tmp_path):
     run = run_files.read(workdir(tmp_path / "a", 0.1, table=True))
     assert run.curve("training_loss") == ([1, 2], [2.0, 1.0])
