@@ -1,8 +1,8 @@
-"""Losses on logits, label smoothing and mixup."""
+"""Losses on logits, what of a batch goes into them, label smoothing and mixup."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,16 @@ def get(name: str) -> Loss:
     if name not in _LOSSES:
         raise ValueError(f"config.loss={name!r}; possible: {', '.join(_LOSSES)}.")
     return _LOSSES[name]
+
+
+def inputs(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """What the model sees of a batch: 'image', or all 'tokens' (B, L + 1) but the last."""
+    return batch["tokens"][:, :-1] if "tokens" in batch else batch["image"]
+
+
+def labels(batch: Mapping[str, jax.Array], num_classes: int) -> jax.Array:
+    """What it predicts: 'labels' (B, C), or each next token, one-hot (B, L, C)."""
+    return jax.nn.one_hot(batch["tokens"][:, 1:], num_classes) if "tokens" in batch else batch["labels"]
 
 
 def smooth(labels_BxC: jax.Array, amount: float) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Training and evaluation data: TFDS through tf.data, or arrays kept on the device. No TensorFlow at import.
+"""Training and evaluation data: TFDS through tf.data, or arrays and text kept on the device. No TensorFlow at import.
 
 A training source is a function of (config, seed, step): `batches(step)` starts at any step with what an
 uninterrupted run would have got there, so a checkpoint only has to hold the step.
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from big_vision_dual.data import arrays
+from big_vision_dual.data import arrays, text
 from big_vision_dual.data.base import Batch, DataError, local_size
 from big_vision_dual.data.padded import PaddedBatches
 
@@ -43,7 +43,7 @@ def make(
 ) -> Source:
     """The training source of `config.input`.
 
-    data: dict(name=, split=, data_dir=), of TFDS or of `arrays`; or, mixed by weights, dict(part=weight,
+    data: dict(name=, split=, data_dir=), of TFDS, of `arrays` or of `text`; or, mixed by weights, dict(part=weight,
       ...) with the settings of each part (data, pp, shuffle_buffer_size, cache_raw) in `config.part`.
     batch_size: of all hosts together; process_count must divide it.
     pp: op string (see `big_vision_dual.pp`); augment: for arrays instead, see `augment`.
@@ -59,6 +59,8 @@ def make(
         raise DataError(f"config.input has unknown settings {unknown}; possible: {', '.join(_SETTINGS)}.")
     where = {"seed": seed, "process_index": process_index, "process_count": process_count}
     local_size(config["batch_size"], process_count)
+    if not parts and data["name"] == text.NAME:
+        return text.ByteSource.from_config(config, **where)
     if not parts and arrays.is_array_name(data["name"]):
         return arrays.ArraySource.from_config(config, **where)
     from big_vision_dual.data import training
@@ -84,6 +86,8 @@ def evaluation(
     local = local_size(batch_size, process_count)
     if cache not in ("none", "raw", "final"):
         raise DataError(f"cache is {cache!r}; possible: 'none', 'raw', 'final'.")
+    if data["name"] == text.NAME:
+        return text.padded(data, local, process_index, process_count)
     if arrays.is_array_name(data["name"]):
         return arrays.padded(data, local, process_index, process_count)
     from big_vision_dual.data import finite

@@ -15,7 +15,7 @@ from big_vision_dual.optim import arguments, durations
 
 __all__ = ["EVALUATORS", "Scheduled", "Source", "SourceFactory", "make"]
 
-EVALUATORS = ("classification", "fewshot_lsr", "mean")
+EVALUATORS = ("classification", "fewshot_lsr", "language", "mean")
 _SCHEDULING = ("type", "pred", "prefix", "skip_first", *(f"log_{unit}" for unit in durations.UNITS))
 
 

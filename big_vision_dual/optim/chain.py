@@ -11,6 +11,7 @@ import optax
 
 from big_vision_dual import tables, trees
 from big_vision_dual.optim import arguments, constraints, schedules, transforms
+from big_vision_dual.tables import mup
 
 PyTree = Any
 KERNELS_ONLY = ((".*/kernel", 1.0),)
@@ -37,7 +38,10 @@ def make(
       updates 0, no optimizer state. wd_mults lists what decays, by default the kernels.
     params: arrays or shapes. table: target norms for `optax_name='big_vision_dual.scale_by_dualize'` and for
       constraints; by default optax.table, else `tables.for_config(config)`.
+
+    config.mup = dict(base_width=, rules=): lr_mults, wd_mults and Adam's eps are those of `tables.mup`.
     """
+    config = _with_mup(config, params) if config.get("mup") else config
     names = leaf_names(params)
     dual = config["optax_name"] == transforms.DUALIZE
     if table is None and (dual or constraints.kind(config) != "none"):
@@ -59,6 +63,19 @@ def make(
     ]
     used = [function for function in functions if function is not None]
     return optax.chain(*stages), {f"global_schedule{i or ''}": function for i, function in enumerate(used)}
+
+
+def _with_mup(config: Any, params: PyTree) -> dict[str, Any]:
+    """The config with muP's multipliers and epsilon in it; they hold for Adam, and take the place of one's own."""
+    given = [name for name in ("lr_mults", "wd_mults") if config.get(name)]
+    if given or config["optax_name"] != "scale_by_adam":
+        raise ValueError(
+            f"config.mup sets lr_mults and wd_mults for optax_name='scale_by_adam'; given: {config['optax_name']!r}"
+            f"{', ' + ', '.join(given) if given else ''}. Leave out config.mup, or those."
+        )
+    table = mup.for_config(config, params)
+    optax_options = {"eps": table.adam_eps, **(config.get("optax") or {})}
+    return {**config, "optax": optax_options, "lr_mults": mup.lr_mults(table), "wd_mults": mup.wd_mults(table)}
 
 
 def leaf_names(params: PyTree) -> PyTree:

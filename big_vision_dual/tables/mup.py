@@ -34,6 +34,7 @@ from big_vision_dual.tables.schema import TableError
 CLASSES = ("input", "hidden", "output", "bias", "kept")
 RULE_SETS = ("reference", "strict")
 _ADAM_EPS = {"reference": 1e-8, "strict": 1e-15}
+_STATE_SPACE = ("mamba", "mamba2")  # whose Delta has the small gradients that need the smaller epsilon
 _FORMAT_VERSION = 1
 
 
@@ -89,7 +90,8 @@ def build(
     patterns = [(row.path, row) for row in _PATTERNS[model_name](model, base_width, rules)]
     matched = trees.first_match(patterns, trees.flatten(params), f"muP rules of {model_name}")
     rows = tuple(dataclasses.replace(row, path=path) for path, row in matched.items())
-    return MupTable(model_name, dict(model), base_width, rules, _ADAM_EPS[rules], rows)
+    eps = _ADAM_EPS[rules] if model_name in _STATE_SPACE else _ADAM_EPS["reference"]
+    return MupTable(model_name, dict(model), base_width, rules, eps, rows)
 
 
 def init_stds(table: MupTable) -> dict[str, float]:

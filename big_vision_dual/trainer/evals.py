@@ -58,10 +58,11 @@ def predict_fns(config: Any, model: Any) -> dict[str, Callable[[Any, Mapping[str
     loss = losses.get(config.get("loss", "softmax_xent"))
 
     def predict(params: Any, batch: Mapping[str, jax.Array]) -> Any:
-        return model.apply({"params": params}, batch["image"], train=False)
+        return model.apply({"params": params}, losses.inputs(batch), train=False)
 
     def per_example_loss(params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        return {"loss": loss(predict(params, batch)[0], batch["labels"])}
+        logits = predict(params, batch)[0]
+        return {"loss": loss(logits, losses.labels(batch, logits.shape[-1]))}
 
     return {"predict": predict, "loss": per_example_loss} | ({_EMA: predict} if config.get("ema") else {})
 

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from big_vision_dual.data import Source
 from big_vision_dual.data.arrays import ArraySource
+from big_vision_dual.data.text import ByteSource
 from big_vision_dual.trainer.step import Batch, StepFns
 
 _SENT_AHEAD = 2  # batches on their way to the devices while a step runs
@@ -20,19 +21,29 @@ _SENT_AHEAD = 2  # batches on their way to the devices while a step runs
 
 def batches(source: Source, fns: StepFns, start_step: int) -> Iterator[Batch]:
     """The global batches start_step, start_step + 1, ... as `fns.train` takes them."""
-    if isinstance(source, ArraySource):
+    if isinstance(source, ArraySource | ByteSource):
         return _drawn(source, fns, start_step)
     return _sent(source.batches(start_step), fns)
 
 
-def _drawn(source: ArraySource, fns: StepFns, step: int) -> Iterator[Batch]:
+def _drawn(source: ArraySource | ByteSource, fns: StepFns, step: int) -> Iterator[Batch]:
     of_batch = {key: shape.sharding for key, shape in fns.batch.items()}
     whole = NamedSharding(fns.mesh, P())
+    given = jax.eval_shape(source.batch, jax.eval_shape(source.on_device), step)
+    if _shapes(given) != _shapes(fns.batch):
+        raise ValueError(
+            f"config.input gives {_shapes(given)}, but config.input_shape and num_classes say {_shapes(fns.batch)}; "
+            "for text set config.input_shape to (config.input.data.length,)."
+        )
     arrays = jax.jit(lambda: source.on_device(), out_shardings=whole)()
     draw = jax.jit(source.batch, in_shardings=(whole, whole), out_shardings=of_batch)
     while True:
         yield draw(arrays, np.int32(step))
         step += 1
+
+
+def _shapes(batch: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {key: leaf.shape for key, leaf in batch.items()}
 
 
 def _sent(host_batches: Iterator[Mapping[str, np.ndarray]], fns: StepFns) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from big_vision_dual import data, optim
+from big_vision_dual import data, losses, optim
 from big_vision_dual.trainer import (
     checkpoint,
     feed,
@@ -191,7 +191,7 @@ def _open_checkpoints(
 def _clock(run: setup.Run, core_seconds: float) -> throughput.Clock:
     devices = run.fns.mesh.devices
     forward = functools.partial(run.model.apply, train=False)
-    step_flops = flops.training_flops(forward, {"params": run.fns.state.params}, run.fns.batch["image"])
+    step_flops = flops.training_flops(forward, {"params": run.fns.state.params}, jax.eval_shape(losses.inputs, run.fns.batch))
     return throughput.Clock(
         run.config.input.batch_size, devices.size, step_flops, flops.peak(devices.flat[0]), core_seconds
     )

@@ -19,12 +19,15 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from big_vision_dual import losses
+from big_vision_dual.models.redraw import redraw
+from big_vision_dual.tables import mup
 from big_vision_dual.tables.schema import TargetNormTable
 from big_vision_dual.trainer import atom_norms, sharding
 from big_vision_dual.trainer.state import TrainState, initial, step_key
 
 Batch = dict[str, Any]  # of jax.Array, or of jax.ShapeDtypeStruct
 PyTree = Any
+_REDRAW = 1  # folded into the seed of what muP draws anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,7 @@ class StepFns:
 
     init: () -> TrainState, allocated in its shards.
     train: (state, batch, measured) -> (state, outputs); donates state. batch: 'image' (B, H, W, C) float32
-      and 'labels' (B, classes) float32. measured: bool, whether outputs['measured'] is computed or zeros.
+      and 'labels' (B, classes) float32, or of a language model 'tokens' (B, L + 1) int32. measured: bool, whether outputs['measured'] is computed or zeros.
       outputs: 'loss'; 'finite_params' and 'finite_grads', a flag per parameter leaf (before the update);
       'measured', {metric name: scalar}.
     state, batch, measured: the arguments of `train` as ShapeDtypeStructs with shardings.
@@ -57,12 +60,14 @@ def make(
 ) -> StepFns:
     """The step of `config` on `mesh`. Allocates nothing.
 
-    config: reads seed, num_classes, input_shape (H, W, C), input.{batch_size,accum_freq}, loss,
-      label_smoothing, mixup, ema, sharding_strategy, sharding_rules, init_head_bias.
+    config: reads seed, num_classes, input_shape (H, W, C) or (L,) of tokens, input.{batch_size,accum_freq}, loss,
+      label_smoothing, mixup, ema, sharding_strategy, sharding_rules, init_head_bias, mup.
     table: measures every atom group in its own norm where given.
     Raises ValueError for a batch size that devices and micro-batches do not divide.
     """
     _check_batch_size(config, mesh)
+    if _of_tokens(config) and config.get("mixup"):
+        raise ValueError("config.mixup averages examples, which tokens do not allow; leave it out.")
     replicated = NamedSharding(mesh, P())
     of_batch = sharding.batch_sharding(mesh, config.get("sharding_rules") or ())
     init = _within(mesh, _make_init(config, model, tx))
@@ -116,14 +121,26 @@ def _with_sharding(leaf: Any, its_sharding: NamedSharding) -> jax.ShapeDtypeStru
 
 def _abstract_batch(config: Any, of_batch: NamedSharding) -> Batch:
     size = config.input.batch_size
+    if _of_tokens(config):
+        length = config.input_shape[0] + 1
+        return {"tokens": jax.ShapeDtypeStruct((size, length), jnp.int32, sharding=of_batch)}
     shapes = {"image": (size, *config.input_shape), "labels": (size, config.num_classes)}
     return {key: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=of_batch) for key, shape in shapes.items()}
 
 
 def init_params(config: Any, model: Any) -> PyTree:
-    """The model's fresh parameters; under `jax.eval_shape` their shapes."""
+    """The model's fresh parameters, with muP's deviations under `config.mup`; under `jax.eval_shape` their shapes."""
     key = jax.random.key(config.get("seed", 0))
-    return model.init(key, jnp.zeros((1, *config.input_shape), jnp.float32))["params"]
+    dtype = jnp.int32 if _of_tokens(config) else jnp.float32
+    params = model.init(key, jnp.zeros((1, *config.input_shape), dtype))["params"]
+    if not config.get("mup"):
+        return params
+    return redraw(params, mup.init_stds(mup.for_config(config, params)), jax.random.fold_in(key, _REDRAW))
+
+
+def _of_tokens(config: Any) -> bool:
+    """Whether an example is a sequence of tokens, of shape (L,), and not an image."""
+    return len(config.input_shape) == 1
 
 
 def _make_init(config: Any, model: Any, tx: Any) -> Callable[[], TrainState]:
@@ -170,8 +187,9 @@ def _make_gradient(config: Any, model: Any) -> Callable:
 
     @jax.value_and_grad
     def gradient(params: PyTree, batch: Batch, key: jax.Array) -> jax.Array:
-        logits_BxC, _ = model.apply({"params": params}, batch["image"], train=True, rngs={"dropout": key})
-        return jnp.mean(loss_fn(logits_BxC, losses.smooth(batch["labels"], smoothing)))
+        logits_BxC, _ = model.apply({"params": params}, losses.inputs(batch), train=True, rngs={"dropout": key})
+        labels_BxC = losses.labels(batch, logits_BxC.shape[-1])
+        return jnp.mean(loss_fn(logits_BxC, losses.smooth(labels_BxC, smoothing)))
 
     def accumulated(params: PyTree, batch: Batch, key: jax.Array) -> tuple[jax.Array, PyTree]:
         def add(total: PyTree, numbered: tuple[jax.Array, Batch]) -> tuple[PyTree, None]:

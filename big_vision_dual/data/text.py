@@ -1,0 +1,129 @@
+"""Text as bytes, kept on the device: `dict(name='bytes', path=FILE, length=L)`. No TensorFlow.
+
+The last share `validation` of the file is held out. A training window begins anywhere, drawn by (seed, step): two
+windows may overlap, and an epoch is as many as the text has lengths. Held-out windows follow each other, so that
+every held-out byte but the first is predicted once; what does not fill a window at the end is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision_dual.data.base import Batch, DataError, host_range, local_size
+from big_vision_dual.data.padded import PaddedBatches
+
+NAME, VOCABULARY = "bytes", 256
+_KEYS = ("name", "path", "length", "split", "validation")
+_SPLITS = ("train", "validation")
+_WINDOWS = 2  # folded into the seed, as `data.arrays` does for order and augmentation
+
+
+def load(given: Mapping[str, Any]) -> np.ndarray:
+    """The bytes of a split, uint8 (N,).
+
+    given: path; length, predictions a window; split 'train' | 'validation'; validation, the share held out (.1).
+    Raises `DataError` for a missing or empty file, or a split shorter than a window of length + 1 bytes.
+    """
+    unknown = sorted(set(given) - set(_KEYS))
+    if unknown or not given.get("path") or not given.get("length"):
+        raise DataError(f"bytes have keys {sorted(given)}; possible: {', '.join(_KEYS)}, of which path and length "
+                        "are needed.")  # fmt: skip
+    share, split = given.get("validation", 0.1), given.get("split", "train")
+    if split not in _SPLITS or not 0 <= share < 1:
+        raise DataError(f"bytes: split {split!r}, validation {share}; possible: {' or '.join(_SPLITS)}, a share < 1.")
+    content = _read(given["path"])
+    edge = len(content) - round(share * len(content))
+    part = content[:edge] if split == "train" else content[edge:]
+    if len(part) <= given["length"]:
+        raise DataError(
+            f"{given['path']}: its {split} split has {len(part)} bytes, a window {given['length'] + 1}; give a longer "
+            "file, a smaller length, or another share `validation`."
+        )
+    return part
+
+
+def _read(file: str) -> np.ndarray:
+    path = pathlib.Path(file).expanduser()
+    if not path.is_file():
+        raise DataError(f"no file {path.absolute()}; set config.input.data.path to a text file, in any encoding.")
+    content = np.fromfile(path, np.uint8)
+    if not len(content):
+        raise DataError(f"{path.absolute()} is empty; give a file with text.")
+    return content
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "length"))
+def _drawn(text: jax.Array, step: Any, seed: Any, *, batch_size: int, length: int) -> jax.Array:
+    """Tokens (batch_size, length + 1), int32."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _WINDOWS), step)
+    start_B = jax.random.randint(key, (batch_size,), 0, len(text) - length)
+    return text[start_B[:, None] + jnp.arange(length + 1)].astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteSource:
+    """Training windows of a text; every host holds all of it. The methods are those of `arrays.ArraySource`."""
+
+    text: np.ndarray
+    length: int
+    batch_size: int
+    seed: int
+    process_index: int = 0
+    process_count: int = 1
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, seed: int, process_index: int, process_count: int) -> ByteSource:
+        refused = [n for n in ("pp", "shuffle_buffer_size", "cache_raw", "prefetch", "augment") if config.get(n)]
+        if refused:
+            raise DataError(f"config.input: {', '.join(refused)} has no meaning for bytes; leave it out.")
+        data = config["data"]
+        return cls(load(data), data["length"], config["batch_size"], seed, process_index, process_count)
+
+    @property
+    def num_examples(self) -> int:
+        return (len(self.text) - 1) // self.length
+
+    def on_device(self) -> dict[str, jax.Array]:
+        """The text to hand to `batch`."""
+        return {"text": jnp.asarray(self.text)}
+
+    def batch(self, arrays: Mapping[str, jax.Array], step: Any, seed: Any = None) -> dict[str, jax.Array]:
+        """Batch `step` of all hosts: {tokens (batch, length + 1), int32}; pure, jit-able."""
+        seed = self.seed if seed is None else seed
+        return {"tokens": _drawn(arrays["text"], step, seed, batch_size=self.batch_size, length=self.length)}
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        """This host's part of each batch as NumPy arrays, for a loop that is fed from outside."""
+        arrays, size = self.on_device(), local_size(self.batch_size, self.process_count)
+        mine = slice(self.process_index * size, (self.process_index + 1) * size)
+        step = start_step
+        while True:
+            yield {"tokens": np.asarray(self.batch(arrays, step)["tokens"][mine])}
+            step += 1
+
+
+def windows(given: Mapping[str, Any]) -> np.ndarray:
+    """The whole split as consecutive windows, int32 (N, length + 1), each beginning with the last byte of the one
+    before."""
+    text, length = load({"split": "validation", **given}), given["length"]
+    starts = np.arange((len(text) - 1) // length) * length
+    return text[starts[:, None] + np.arange(length + 1)].astype(np.int32)
+
+
+def padded(given: Mapping[str, Any], size: int, process_index: int, process_count: int) -> PaddedBatches:
+    """The evaluation batches {tokens} of a split, see `data.evaluation`."""
+    tokens = windows(given)
+    mine = host_range(len(tokens), process_index, process_count)
+
+    def read() -> Iterator[Batch]:
+        return ({"tokens": tokens[i : min(i + size, mine.stop)]} for i in range(mine.start, mine.stop, size))
+
+    return PaddedBatches(len(tokens), size, process_index, process_count, read, lambda: {"tokens": tokens[:0]})
