@@ -19,6 +19,7 @@ COMMANDS = {
     "norms": "build, show, diff, check and audit target_norm tables",
     "preflight": "compile a recipe's step for TPU slices that you do not have: memory, time, collectives",
     "report": "runs as one self-contained HTML page",
+    "sample": "text from a run of a byte-level language model",
     "train": "train a recipe; the same as python -m big_vision_dual.train",
 }
 

@@ -14,15 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_dual import trees
-from big_vision_dual.data import arrays
+from big_vision_dual import losses, trees
+from big_vision_dual.models import ssm
 from big_vision_dual.studies import fit, grid, settings
-from big_vision_dual.studies.lr_transfer import FIELDS
+from big_vision_dual.studies.lr_transfer import sized
 from big_vision_dual.studies.program import Numbers, Program, State, one_by_one, stacked
 from big_vision_dual.studies.results import Record, Results
 
 STATISTICS = ("mean_abs", "rms", "change")
 FIRST_STEP = 3  # slopes count from here on: a head that starts at 0 keeps all else still in the first step
+_MIXER = ("in_proj", "conv", "delta", "y", "mixer", "out")  # of Mamba, see models/mamba.py
 HIDDEN, LOGITS = 0.2, 0.4  # thresholds on abs(slope)
 
 
@@ -53,7 +54,7 @@ def trials(
     """Constant learning rate, no warm-up; by size, all seeds of a size in a row."""
     made = []
     for size in sizes:
-        config = settings.apply(setting, grid.replace(base, {FIELDS[axis]: size}))
+        config = settings.apply(setting, sized(base, axis, size))
         config = grid.replace(config, {"schedule": {}, "lr": lr, "total_steps": steps, "study": "coord_check"})
         made += grid.product(config, {"seed": range(seeds)}, point={"setting": setting, axis: size})
     return made
@@ -70,7 +71,12 @@ def run(trials: Sequence[grid.Trial], results: Results) -> list[Record]:
 
 
 def activations(model: Any, params: Any, images: jax.Array) -> dict[str, jax.Array]:
-    """{name: array} of the stem, each block's output and attention logits, the encoder's output and the logits."""
+    """{name: array} of the stem, each block's output and attention logits, the encoder's output and the logits.
+
+    Of Mamba: see `_of_state_space`; `images` are tokens then.
+    """
+    if isinstance(model, ssm.LanguageModel):
+        return _of_state_space(model.apply({"params": params}, images, train=False)[1])
     (logits, out), sown = model.apply({"params": params}, images, train=False, mutable=["intermediates"])
     found = {"stem": out["stem"]}
     for name, block in out["encoder"].items():
@@ -79,6 +85,14 @@ def activations(model: Any, params: Any, images: jax.Array) -> dict[str, jax.Arr
     for layer, values in enumerate(_attention_logits(sown["intermediates"])):
         found[f"block{layer:02d} attention logits"] = values
     return {**found, "encoded": out["encoded"], "logits": logits}
+
+
+def _of_state_space(out: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Embedding, each mixer's activations and the layers' outputs, the final norm and the logits."""
+    found = {"embedding": out["embedding"]}
+    for layer in (name for name in out if name.startswith("layer")):
+        found |= {f"{layer} {name}": out[layer][name] for name in _MIXER if name in out[layer]}
+    return {**found, "norm_f": out["norm_f"], "logits": out["logits"]}
 
 
 def _attention_logits(sown: Mapping[str, Any]) -> list[jax.Array]:
@@ -106,8 +120,8 @@ def _of_trial(measured: Any, index: int) -> dict[str, dict[str, list[float]]]:
 
 def _trajectory(program: Program) -> Any:
     def trajectory(state: State, given: Numbers, data: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
-        images, labels = (part[0][: program.source.batch_size] for part in data["validation"])
-        probe = arrays.to_model(images, labels, program.config["num_classes"])["image"]
+        raw = {name: part[0][: program.source.batch_size] for name, part in data["validation"].items()}
+        probe = losses.inputs(program.to_model(raw))
         first = activations(program.model, state[0], probe)
 
         def step(state: Any, number: jax.Array) -> tuple[Any, dict[str, dict[str, jax.Array]]]:

@@ -10,23 +10,29 @@ from typing import Any
 import numpy as np
 
 from big_vision_dual import data
-from big_vision_dual.data import arrays
+from big_vision_dual.data import arrays, text
 from big_vision_dual.data.augment import augment_fn
 
 _READ = 256  # examples a batch while reading
 
 
-def training(config: Mapping[str, Any]) -> arrays.ArraySource:
+def training(config: Mapping[str, Any]) -> arrays.ArraySource | text.ByteSource:
     """`config.input` as a source on the device; TFDS splits are decoded once and kept (mind their size)."""
     given = config["input"]
+    if given["data"]["name"] == text.NAME:
+        return text.ByteSource.from_config(given, seed=config["seed"] or 0, process_index=0, process_count=1)
     return arrays.ArraySource(
         load(given["data"], config), given["batch_size"], augment_fn(given.get("augment") or ""), config["seed"] or 0
     )
 
 
-def validation(config: Mapping[str, Any]) -> arrays.Arrays:
-    """The split of `config.evals.val.data`."""
-    return load(config["evals"]["val"]["data"], config)
+def validation(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The split of `config.evals.val.data`: {image, label} as stored, or {tokens}."""
+    given = config["evals"]["val"]["data"]
+    if given["name"] == text.NAME:
+        return {"tokens": text.windows(given)}
+    split = load(given, config)
+    return {"image": split.images, "label": split.labels}
 
 
 def load(given: Mapping[str, Any], config: Mapping[str, Any]) -> arrays.Arrays:

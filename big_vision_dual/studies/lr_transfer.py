@@ -11,7 +11,8 @@ import numpy as np
 from big_vision_dual.studies import fit, grid, settings
 from big_vision_dual.studies.results import Record
 
-FIELDS = {"width": "model.width", "depth": "model.depth"}
+_FIELDS = {"width": "model.width", "depth": "model.depth"}
+_STATE_SPACE_FIELDS = {"width": "model.d_model", "depth": "model.n_layers"}
 _ADAM, _DUALIZE = range(-11, -4), range(-6, 1)  # log2 lr, one octave apart
 
 
@@ -51,13 +52,19 @@ def octaves(setting: str, given: str | None = None) -> range:
     return range(low, high + 1)
 
 
+def sized(base: Mapping[str, Any], axis: str, size: int) -> grid.Config:
+    """The base config at another width or depth."""
+    fields = _STATE_SPACE_FIELDS if settings.is_state_space(base) else _FIELDS
+    return grid.replace(base, {fields[axis]: size})
+
+
 def trials(
     base: Mapping[str, Any], setting: str, axis: str, sizes: Sequence[int], log2_lrs: Sequence[float], seeds: int
 ) -> list[grid.Trial]:
     """The grid of one setting."""
     made = []
     for size in sizes:
-        config = settings.apply(setting, grid.replace(base, {FIELDS[axis]: size}))
+        config = settings.apply(setting, sized(base, axis, size))
         axes = {"lr": [2.0**x for x in log2_lrs], "seed": range(seeds)}
         made += grid.product(config, axes, point={"setting": setting, axis: size})
     return made

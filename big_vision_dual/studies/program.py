@@ -13,7 +13,7 @@ import optax
 from ml_collections import ConfigDict
 
 from big_vision_dual import losses, models, optim
-from big_vision_dual.data import arrays
+from big_vision_dual.data import arrays, text
 from big_vision_dual.studies import dataset, target_norms
 from big_vision_dual.studies.grid import Config, numbers, replace
 from big_vision_dual.tables import TargetNormTable
@@ -46,8 +46,8 @@ class Program:
     config: Config
     model: Any
     table: TargetNormTable | None
-    source: arrays.ArraySource
-    validation: arrays.Arrays
+    source: arrays.ArraySource | text.ByteSource
+    validation: dict[str, np.ndarray]
 
     @classmethod
     def of(cls, config: Config) -> Program:
@@ -62,11 +62,18 @@ class Program:
 
     def data(self) -> dict[str, Any]:
         """The arrays that all trials draw from: the argument `data` of the methods below."""
-        images, labels = self.validation.images, self.validation.labels
-        size = min(VALIDATION_BATCH, len(labels))
-        count = len(labels) // size
-        held_out = [np.reshape(x[: count * size], (count, size, *x.shape[1:])) for x in (images, labels)]
-        return {"train": self.source.on_device(), "validation": tuple(map(jnp.asarray, held_out))}
+        examples = len(next(iter(self.validation.values())))
+        size = min(VALIDATION_BATCH, examples)
+        count = examples // size
+        held_out = {
+            name: jnp.asarray(np.reshape(x[: count * size], (count, size, *x.shape[1:])))
+            for name, x in self.validation.items()
+        }
+        return {"train": self.source.on_device(), "validation": held_out}
+
+    def to_model(self, raw: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        """A stored batch as the model takes it."""
+        return raw if "tokens" in raw else arrays.to_model(raw["image"], raw["label"], self.config["num_classes"])
 
     def numbers_of(self, config: Config) -> Numbers:
         """The numbers of a trial of this program, NumPy scalars: what the methods below vmap over."""
@@ -94,7 +101,9 @@ class Program:
 
     def params(self, seed: jax.Array) -> PyTree:
         """Fresh parameters."""
-        return init_params(ConfigDict({"seed": seed, "input_shape": tuple(self.config["input_shape"])}), self.model)
+        given = {name: self.config[name] for name in ("model_name", "model", "mup") if name in self.config}
+        shape = tuple(self.config["input_shape"])
+        return init_params(ConfigDict({**given, "seed": seed, "input_shape": shape}), self.model)
 
     def init(self, given: Numbers) -> State:
         """State before the first step."""
@@ -107,8 +116,9 @@ class Program:
 
     def loss(self, params: PyTree, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
         """Training loss of a batch, nats."""
-        logits_BxC, _ = self.model.apply({"params": params}, batch["image"], train=True, rngs={"dropout": key})
-        labels_BxC = losses.smooth(batch["labels"], self.config.get("label_smoothing", 0.0))
+        logits_BxC, _ = self.model.apply({"params": params}, losses.inputs(batch), train=True, rngs={"dropout": key})
+        labels = losses.labels(batch, logits_BxC.shape[-1])
+        labels_BxC = losses.smooth(labels, self.config.get("label_smoothing", 0.0))
         return jnp.mean(losses.get(self.config["loss"])(logits_BxC, labels_BxC))
 
     def step(self, state: State, given: Numbers, data: Mapping[str, Any], step: jax.Array) -> tuple[State, jax.Array]:
@@ -141,11 +151,12 @@ class Program:
     def evaluate(self, state: State, data: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Cross-entropy (nats) and accuracy over the validation split, in whole batches; l2 norm of the parameters."""
 
-        def measure(images_and_labels: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            batch = arrays.to_model(*images_and_labels, self.config["num_classes"])
-            logits_BxC = self.logits(state[0], batch["image"])
-            right_B = jnp.argmax(logits_BxC, axis=-1) == images_and_labels[1]
-            return jnp.mean(losses.softmax_xent(logits_BxC, batch["labels"])), jnp.mean(right_B)
+        def measure(raw: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            batch = self.to_model(raw)
+            logits_BxC = self.logits(state[0], losses.inputs(batch))
+            labels_BxC = losses.labels(batch, logits_BxC.shape[-1])
+            right_B = jnp.argmax(logits_BxC, axis=-1) == jnp.argmax(labels_BxC, axis=-1)
+            return jnp.mean(losses.softmax_xent(logits_BxC, labels_BxC)), jnp.mean(right_B)
 
         loss, accuracy = jax.lax.map(measure, data["validation"])
         return {

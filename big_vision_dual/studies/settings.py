@@ -1,8 +1,8 @@
-"""The parametrizations that studies compare, each a function from a base config to a config. No JAX.
+"""The parametrizations that studies compare, of the ViT and of Mamba, each a function from a base config to a config. No JAX.
 
 adamw        standard ViT, AdamW
 adamw_dual   dual architecture, AdamW
-mup          muP for AdamW (Yang et al., arXiv 2203.03466, table 8): see `mup`
+mup          muP for AdamW (Yang et al., arXiv 2203.03466, table 8): see `tables.mup`
 dualize      dual architecture, dualized with the well-normed table
 dualize_seed, dualize_flat   the same with the seed's table, and with equal target norms
 """
@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from big_vision_dual import arch
 from big_vision_dual.studies.grid import Config, replace
 
 DUALIZE = "big_vision_dual.scale_by_dualize"
 MUP_BASE_WIDTH = 64
 WARMUP = 0.09  # 10,000 of the 112,603 steps of Big Vision's ImageNet recipe
-_HIDDEN = r"(Transformer/encoderblock(_\d+)?/.*|head)/kernel"
+_MIXER_OUT = {"mamba": 1 / 7, "mamba2": 1 / 9}  # a layer's sensitivity about 1, see `arch_ssm.Spec`
 
 
 def adamw(base: Mapping[str, Any], scaling: Any = "standard") -> Config:
@@ -30,16 +29,19 @@ def adamw(base: Mapping[str, Any], scaling: Any = "standard") -> Config:
 
 
 def mup(base: Mapping[str, Any]) -> Config:
-    """Maximal update parametrization of the standard ViT, relative to width `MUP_BASE_WIDTH`.
+    """`config.mup` on the standard architecture, relative to width `MUP_BASE_WIDTH`; what muP asks of the model is set.
 
-    Matrices whose fan-in grows with width (hidden ones and the head) learn at lr / m, m = width / base width; q.k is
-    divided by d_head; the head starts at 0. The standard initialization has the right exponents already: Xavier in the
-    blocks, and a patch embedding of fixed fan-in. Clipping stays: at lr / m it rescales all gradients alike, and
-    Adam ignores that.
+    Clipping stays: at lr / m it rescales all gradients alike, and Adam ignores that.
     """
-    config = adamw(base, {"attention_logits": "inverse"})
-    multiplier = MUP_BASE_WIDTH / arch.vit_size_of(config["model"]).width
-    return replace(config, {"lr_mults": [[_HIDDEN, multiplier], [".*", 1.0]], "model.head_zeroinit": True})
+    fields: dict[str, Any] = {"mup": {"base_width": MUP_BASE_WIDTH, "rules": "strict"}}
+    if is_state_space(base):
+        return replace(adamw(base), {**fields, "model.mup_base_width": MUP_BASE_WIDTH})
+    return replace(adamw(base, {"attention_logits": "inverse"}), fields)
+
+
+def is_state_space(config: Mapping[str, Any]) -> bool:
+    """Whether the config is of a Mamba language model."""
+    return config["model_name"] in _MIXER_OUT
 
 
 def dualize(base: Mapping[str, Any], conventions: str = "well_normed", scaling: Any = "dual") -> Config:
@@ -48,6 +50,8 @@ def dualize(base: Mapping[str, Any], conventions: str = "well_normed", scaling: 
         "model.scaling": scaling, "optax_name": DUALIZE, "optax": {"momentum": 0.95}, "grad_clip_norm": None,
         "norms": {"conventions": conventions},
     }  # fmt: skip
+    if is_state_space(base):
+        fields["model.mixer_out"] = _MIXER_OUT[base["model_name"]]
     return warmed_up(replace(base, fields), 0)
 
 
