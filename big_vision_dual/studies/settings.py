@@ -1,4 +1,4 @@
-"""The parametrizations that studies compare, of the ViT and of Mamba, each a function from a base config to a config. No JAX.
+"""The parametrizations that studies compare, each a function from a base config (ViT, Mamba) to a config. No JAX.
 
 adamw        standard ViT, AdamW
 adamw_dual   dual architecture, AdamW

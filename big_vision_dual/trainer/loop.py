@@ -191,7 +191,9 @@ def _open_checkpoints(
 def _clock(run: setup.Run, core_seconds: float) -> throughput.Clock:
     devices = run.fns.mesh.devices
     forward = functools.partial(run.model.apply, train=False)
-    step_flops = flops.training_flops(forward, {"params": run.fns.state.params}, jax.eval_shape(losses.inputs, run.fns.batch))
+    step_flops = flops.training_flops(
+        forward, {"params": run.fns.state.params}, jax.eval_shape(losses.inputs, run.fns.batch)
+    )
     return throughput.Clock(
         run.config.input.batch_size, devices.size, step_flops, flops.peak(devices.flat[0]), core_seconds
     )

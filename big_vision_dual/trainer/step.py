@@ -36,7 +36,8 @@ class StepFns:
 
     init: () -> TrainState, allocated in its shards.
     train: (state, batch, measured) -> (state, outputs); donates state. batch: 'image' (B, H, W, C) float32
-      and 'labels' (B, classes) float32, or of a language model 'tokens' (B, L + 1) int32. measured: bool, whether outputs['measured'] is computed or zeros.
+      and 'labels' (B, classes) float32, or of a language model 'tokens' (B, L + 1) int32.
+      measured: bool, whether outputs['measured'] is computed or zeros.
       outputs: 'loss'; 'finite_params' and 'finite_grads', a flag per parameter leaf (before the update);
       'measured', {metric name: scalar}.
     state, batch, measured: the arguments of `train` as ShapeDtypeStructs with shardings.

@@ -1,21 +1,34 @@
 """The settings that are compared, and the target norms that a trial trains with."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision_dual import recipes, trees
+from big_vision_dual import models, recipes
 from big_vision_dual.studies import bisect, grid, settings, target_norms
+from big_vision_dual.tables import mup
 
 BASE = grid.replace(recipes.load("study_vit").to_dict(), {"model.width": 32, "model.depth": 2})
 
 
 def test_mup_scales_hidden_matrices_and_the_head_and_nothing_else():
     config = settings.apply("mup", grid.replace(BASE, {"model.width": 256}))
-    paths = ["embedding/kernel", "Transformer/encoderblock_3/MlpBlock_0/Dense_0/kernel", "head/kernel", "head/bias",
-             "Transformer/encoderblock/LayerNorm_0/scale"]  # fmt: skip
-    multipliers = trees.first_match([tuple(rule) for rule in config["lr_mults"]], paths, "lr_mults")
-    assert list(multipliers.values()) == [1.0, 0.25, 0.25, 1.0, 1.0]
+    model = models.get("vit").Model(10, **config["model"])
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
+    table = mup.for_config(config, params)
+    scaled = {row.path for row in table.rows if row.lr_mult != 1}
+    assert {row.lr_mult for row in table.rows if row.path in scaled} == {0.25}
+    assert scaled == {row.path for row in table.rows if row.path.endswith("/kernel")} - {"embedding/kernel"}
+    assert table.adam_eps == 1e-8
     assert config["model"]["scaling"] == {"attention_logits": "inverse"}
+
+
+@pytest.mark.parametrize(("name", "factor"), [("mamba", 7), ("mamba2", 9)])
+def test_settings_of_a_state_space_model(name, factor):
+    base = recipes.load(f"{name}_bytes").to_dict()
+    assert settings.apply("mup", base)["model"]["mup_base_width"] == settings.MUP_BASE_WIDTH
+    assert settings.apply("dualize", base)["model"]["mixer_out"] == 1 / factor
 
 
 def test_an_unknown_setting_lists_the_known_ones():
