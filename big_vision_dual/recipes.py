@@ -58,11 +58,13 @@ def load(config: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDic
     return override(recipe, overrides)
 
 
-def dualized(name: str, *, lr: float, dtype: str = "float32") -> ml_collections.ConfigDict:
+def dualized(
+    name: str, *, lr: float, dtype: str = "float32", shard_axis: str | None = None
+) -> ml_collections.ConfigDict:
     """The recipe `name` with the dual architecture, the well-normed table and `scale_by_dualize`.
 
-    lr: the dualized learning rate. dtype: of the orthogonalization's matrix products. Clipping and warm-up go: the
-    dual has unit norm whatever the gradient's.
+    lr: the dualized learning rate. dtype: of the orthogonalization's matrix products. shard_axis: mesh axis over which
+    momentum and orthogonalization are spread. Clipping and warm-up go: the dual has unit norm whatever the gradient's.
     """
     recipe: Any = load(name)
     masses = {"Bias": 1.0, "Scale": 1.0}
@@ -72,6 +74,8 @@ def dualized(name: str, *, lr: float, dtype: str = "float32") -> ml_collections.
         recipe.grad_clip_norm = None
         recipe.optax_name = "big_vision_dual.scale_by_dualize"
         recipe.optax = {"momentum": 0.95, "nesterov": False, "polar": "newton_schulz_6", "dtype": dtype}
+        recipe.optax.shard_axis = config_dict.placeholder(str)
+        recipe.optax.shard_axis = shard_axis
         recipe.lr = lr
         recipe.schedule = {"warmup_steps": 0, "decay_type": "cosine"}
     return recipe

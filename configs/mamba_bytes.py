@@ -2,8 +2,6 @@
 
 Command: python -m big_vision_dual.train --config configs/mamba_bytes.py:FILE --workdir runs/mamba_bytes
          FILE: any text; without one, the topics of Python's own `help()`, which every installation has.
-         mup=True in a recipe of your own: config.mup = dict(base_width=64, rules="strict") and
-         config.model.mup_base_width = 64.
 Sample:  bvd sample runs/mamba_bytes --prompt "The " --length 200
 Expected: not yet run at full length.
 """

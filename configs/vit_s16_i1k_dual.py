@@ -11,4 +11,4 @@ from big_vision_dual import recipes
 
 def get_config() -> ml_collections.ConfigDict:
     """The baseline's recipe with our model, table and optimizer."""
-    return recipes.dualized("vit_s16_i1k", lr=0.1, dtype="bfloat16")
+    return recipes.dualized("vit_s16_i1k", lr=0.1, dtype="bfloat16", shard_axis="data")

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--prompt {args.prompt!r}, --length {args.length}, --temperature {args.temperature}; "
                          "possible: some text, at least 1, at least 0.")  # fmt: skip
     model, params = sampling.load(args.workdir)
-    tokens = np.frombuffer(prompt, np.uint8)
+    tokens = np.frombuffer(prompt, np.uint8).astype(np.int32)
     written = sampling.generate(model, params, tokens, args.length, args.temperature, args.seed)
     print((prompt + np.asarray(written).astype(np.uint8).tobytes()).decode(errors="replace"))
     return 0

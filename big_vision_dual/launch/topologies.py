@@ -65,7 +65,7 @@ _TORUS_3D = {
     1024: (8, 8, 16),
     2048: (8, 16, 16),
 }
-_LITE = {1: (1, 1), 8: (2, 4)} | {chips: shape for chips, shape in _TORUS_2D.items() if chips <= 256}
+_LITE = {8: (2, 4)} | {chips: shape for chips, shape in _TORUS_2D.items() if chips <= 256}
 _SHAPES = {"v3": _TORUS_2D, "v4": _TORUS_3D, "v5e": _LITE, "v5p": _TORUS_3D, "v6e": _LITE}
 
 

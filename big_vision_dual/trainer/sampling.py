@@ -44,7 +44,7 @@ def load(path: epath.PathLike) -> tuple[ssm.LanguageModel, Any]:
 
 
 def generate(
-    model: ssm.LanguageModel, params: Any, prompt: jax.Array, length: int, temperature: float, seed: int
+    model: ssm.LanguageModel, params: Any, prompt: jax.typing.ArrayLike, length: int, temperature: float, seed: int
 ) -> jax.Array:
     """`length` tokens after `prompt` (T,), int32; temperature 0 takes the likeliest. Work and memory: O(1) a token."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +28,8 @@ def text(tmp_path, environment):
     return path
 
 
-def config_of(text, name, setting="adamw", **fields):
-    recipe = recipes.load(f"{name}_bytes:{text}")
+def config_of(text, name, setting="adamw", **fields) -> Any:
+    recipe: Any = recipes.load(f"{name}_bytes:{text}")
     with recipe.unlocked():
         recipe.model = {**MODELS[name], "scaling": "standard"}
         recipe.input_shape = (16,)
