@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from big_vision_dual import models
+from big_vision_dual import models, recipes
 from big_vision_dual.studies import coord_check
+from big_vision_dual.studies.results import Results
 
 
 def records(exponent: float, steps: int = 4):
@@ -55,3 +56,15 @@ def test_looped_and_scanned_models_have_the_same_activations():
     assert names[True] == names[False]
     assert names[True]["block01 attention logits"] == (3, 2, 2, 2)
     assert names[True]["block01 out"] == (3, 2, 8)
+
+
+def test_a_repeated_check_writes_the_same_bytes(tmp_path):
+    base = recipes.load("study_vit", ["--config.model.depth=1", "--config.input.batch_size=4"]).to_dict()
+    trials = [
+        t for s in ("mup", "dualize") for t in coord_check.trials(base, s, "width", [8, 16], 0.1, seeds=2, steps=3)
+    ]
+    for name in "ab":
+        coord_check.run(trials, Results(tmp_path / name))
+    written = (tmp_path / "a").read_bytes()
+    assert written.count(b"\n") == len(trials) == 8
+    assert (tmp_path / "b").read_bytes() == written
