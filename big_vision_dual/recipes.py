@@ -73,9 +73,10 @@ def dualized(
         recipe.norms = {"conventions": "well_normed", "blocks_mass": config_dict.placeholder(float), "masses": masses}
         recipe.grad_clip_norm = None
         recipe.optax_name = "big_vision_dual.scale_by_dualize"
-        recipe.optax = {"momentum": 0.95, "nesterov": False, "polar": "newton_schulz_6", "dtype": dtype}
-        recipe.optax.shard_axis = config_dict.placeholder(str)
-        recipe.optax.shard_axis = shard_axis
+        axis = config_dict.FieldReference(shard_axis, field_type=str)
+        recipe.optax = {
+            "momentum": 0.95, "nesterov": False, "polar": "newton_schulz_6", "dtype": dtype, "shard_axis": axis,
+        }  # fmt: skip
         recipe.lr = lr
         recipe.schedule = {"warmup_steps": 0, "decay_type": "cosine"}
     return recipe

@@ -71,7 +71,7 @@ def test_mup_redraws_and_multiplies_in_the_trainer(text):
     assert float(params["layers_0"]["mixer"]["in_proj"]["kernel"].std()) == pytest.approx(0.01, rel=0.05)
     tx, _ = step_optimizer(wide, params)
     grads = jax.tree.map(jnp.ones_like, params)
-    updates, _ = tx.update(grads, tx.init(params), jax.tree.map(jnp.zeros_like, params))
+    updates: Any = tx.update(grads, tx.init(params), jax.tree.map(jnp.zeros_like, params))[0]
     hidden, embedding = updates["layers_0"]["mixer"]["in_proj"]["kernel"], updates["embedding"]["embedding"]
     np.testing.assert_allclose(hidden[0, 0] / embedding[0, 0], 0.25, rtol=1e-5)
 
