@@ -177,5 +177,6 @@ def _dual(group: groups_lib.Group, direction_BxNxM: jax.Array, rule: _Rule) -> j
     # Vectors are dualized on every device: they are not worth a second layout.
     placed = rule.placement.whole_matrices(direction_BxNxM) if spectral else rule.placement.replicated(direction_BxNxM)
     unit = atoms_lib.unit_dual(group.atom, placed, rule.polar, rule.dtype, rule.unroll)
-    unit = rule.placement.replicated(unit)[: group.shape[0]]
-    return jnp.asarray(group.gains * group.target_norms)[:, None, None] * unit
+    travelling = unit.astype(rule.dtype) if spectral else unit  # in the precision of its products
+    gathered = rule.placement.replicated(travelling)[: group.shape[0]]
+    return jnp.asarray(group.gains * group.target_norms)[:, None, None] * gathered

@@ -94,8 +94,9 @@ def orthogonalize(
 ) -> jax.Array:
     """Polar factor of each matrix of `x` (..., n, m), float32, same shape.
 
-    dtype: of the operands of the matrix products, 'float32' or 'bfloat16'; they accumulate in float32. float32 asks for
-    full precision where a device's default is lower (a TPU's is one bfloat16 pass). The SVD is always float32.
+    dtype: 'float32' or 'bfloat16', of the operands of the matrix products and of what a step hands on to the next;
+    products accumulate in float32. With float32 they have full precision also where a device's default is lower (a
+    TPU's is one bfloat16 pass). bfloat16's relative error is at most .027 on power-law spectra. The SVD is float32.
     unroll: compile the steps one after the other, for cost models that count the body of a loop once.
     Any scale of `x` will do, 1e-30 as well as 1e30; a zero matrix gives a zero matrix.
     """
@@ -134,13 +135,13 @@ def _iterate(x: jax.Array, coefficients: Coefficients, dtype: jnp.dtype, unroll:
 
     def step(x: jax.Array, abc: jax.Array) -> tuple[jax.Array, None]:
         a, b, c = abc
-        x_low = x.astype(dtype)
-        gram = matmul(x_low, x_low.mT)
+        gram = matmul(x, x.mT)
         gram_low = gram.astype(dtype)
         polynomial = b * gram + c * matmul(gram_low, gram_low)
-        return a * x + matmul(polynomial.astype(dtype), x_low), None
+        return (a * x + matmul(polynomial.astype(dtype), x)).astype(dtype), None
 
-    return jax.lax.scan(step, x, jnp.asarray(coefficients, jnp.float32), unroll=unroll)[0]
+    factors = jnp.asarray(coefficients, jnp.float32)
+    return jax.lax.scan(step, x.astype(dtype), factors, unroll=unroll)[0].astype(jnp.float32)
 
 
 def _svd(x: jax.Array) -> jax.Array:
