@@ -2,7 +2,7 @@
 
 Command: python -m big_vision_dual.train --config configs/mamba2_bytes.py:FILE --workdir runs/mamba2_bytes
          (FILE as in mamba_bytes)
-Expected: not yet run at full length.
+Expected: not yet run at full length (1000 steps).
 """
 
 import ml_collections

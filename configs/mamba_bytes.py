@@ -3,7 +3,7 @@
 Command: python -m big_vision_dual.train --config configs/mamba_bytes.py:FILE --workdir runs/mamba_bytes
          FILE: any text; without one, the topics of Python's own `help()`, which every installation has.
 Sample:  bvd sample runs/mamba_bytes --prompt "The " --length 200
-Expected: not yet run at full length.
+Expected: not yet run at full length (1000 steps).
 """
 
 import importlib.util
