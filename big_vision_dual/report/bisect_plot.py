@@ -21,6 +21,7 @@ def effects(panels: Mapping[str, Sequence[Bar]], path: str | os.PathLike[str]) -
         axes.errorbar(values, places, xerr=[np.subtract(values, low), np.subtract(high, values)], fmt="o", capsize=3)
         axes.axvline(0, color="grey", linewidth=0.8)
         axes.set_yticks(places, labels, fontsize=8)
+        axes.locator_params(axis="x", nbins=6)  # longer ticks than that run into each other
         axes.invert_yaxis()
         axes.set(title=title, xlabel="change of training loss (right: worse)")
     figure.savefig(path, dpi=110)
