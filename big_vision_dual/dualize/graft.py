@@ -154,7 +154,7 @@ def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransf
         stacks, gradients = members(updates)
         directions, momenta = dict(updates), []
         for stack, momentum in zip(stacks, state.momentum, strict=True):
-            gradient = rule.gradient_weight * rule.placement.momentum(stack.pack(gradients))
+            gradient = rule.gradient_weight * rule.placement.gradient(stack.pack(gradients))
             mu = rule.momentum * momentum.astype(jnp.float32) + gradient
             direction = rule.momentum * mu + gradient if rule.nesterov else mu
             directions |= stack.unpack(_dual(stack, direction, rule), gradients)

@@ -1,6 +1,6 @@
 """Where the stacks live on a device mesh, so that a pod orthogonalizes each matrix once.
 
-    gradients -reduce-scatter-> momentum, matrix axis sharded -all-to-all-> whole matrices, stack axis sharded
+    gradients -all-reduce, cut-> momentum, matrix axis sharded -all-to-all-> whole matrices, stack axis sharded
               -polar: no communication-> dual -all-gather-> update
 
 Momentum keeps its unpadded shape, so a checkpoint does not depend on the number of devices.
@@ -26,11 +26,16 @@ class Placement:
     axis: str | None = None
     mesh: jax.sharding.Mesh | None = None
 
-    def momentum(self, stack_BxNxM: jax.Array) -> jax.Array:
-        """Sharded over the first of the axes n, m, B that divides evenly; else replicated.
+    def gradient(self, stack_BxNxM: jax.Array) -> jax.Array:
+        """Summed over all devices, then sharded as the momentum.
 
-        A matrix axis comes first because a leaf's gradient is then reduce-scattered where it is made.
+        Asked for shards at once, the compiler makes a ring of permutes of every product that yields a gradient, on v5e:
+        37.8 ms a step instead of 21.9 (its own estimates; ViT-S/16 of depth 4, batch 1024, v5e-16).
         """
+        return self.momentum(self.replicated(stack_BxNxM))
+
+    def momentum(self, stack_BxNxM: jax.Array) -> jax.Array:
+        """Sharded over the first of the axes n, m, B that divides evenly; else replicated."""
         if self.axis is None:
             return stack_BxNxM
         for dimension in (1, 2, 0):
