@@ -39,7 +39,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
-            save_interval_steps=0 if read_only else 1,
+            save_interval_steps=0 if read_only else 1,  # orbax warns of any other for a reader
             create=not read_only,
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)

@@ -12,7 +12,7 @@ import ml_collections
 from etils import epath
 
 from big_vision_dual.models import ssm
-from big_vision_dual.trainer import checkpoint, setup, workdir
+from big_vision_dual.trainer import checkpoint, setup, start, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +35,8 @@ def load(path: epath.PathLike) -> tuple[ssm.LanguageModel, Any]:
     if not isinstance(run.model, ssm.LanguageModel):
         raise ValueError(f"{folder} has a {config.model_name}, which is no recurrent language model; possible: a run "
                          "of mamba or mamba2.")  # fmt: skip
-    checkpoints = checkpoint.Checkpoints(folder / checkpoint.FOLDER, read_only=True)
-    found = checkpoints.restore(run.fns.state)
-    checkpoints.close()
-    if found is None:
-        raise checkpoint.CheckpointError(f"{folder} has no checkpoint yet; train on, or give another run's workdir.")
-    return run.model, found[0].params
+    state, _ = start.left_by(run, folder, str(folder))
+    return run.model, state.params
 
 
 def generate(
