@@ -1,8 +1,9 @@
-"""Losses on logits, what of a batch goes into them, label smoothing and mixup."""
+"""Losses on logits, the one that is trained on, what of a batch goes into them, label smoothing and mixup."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,18 @@ def get(name: str) -> Loss:
     if name not in _LOSSES:
         raise ValueError(f"config.loss={name!r}; possible: {', '.join(_LOSSES)}.")
     return _LOSSES[name]
+
+
+def training(config: Any, model: Any) -> Callable[[Any, Mapping[str, jax.Array], jax.Array], jax.Array]:
+    """(params, batch, dropout key) -> mean loss of the batch, nats. config: reads loss and label_smoothing."""
+    loss_fn, smoothing = get(config.get("loss", "softmax_xent")), config.get("label_smoothing", 0.0)
+
+    def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
+        logits_BxC, _ = model.apply({"params": params}, inputs(batch), train=True, rngs={"dropout": key})
+        labels_BxC = labels(batch, logits_BxC.shape[-1])
+        return jnp.mean(loss_fn(logits_BxC, smooth(labels_BxC, smoothing)))
+
+    return loss
 
 
 def inputs(batch: Mapping[str, jax.Array]) -> jax.Array:

@@ -10,13 +10,20 @@ from rich.table import Table
 
 from big_vision_dual import recipes
 
+VECTORS = ".*/(bias|scale)"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("--config", default="study_vit", help="the base recipe (default study_vit: MNIST digits)")
-    parser.add_argument("--study", choices=("standard", "dual", "factorial", "growth"), default="dual",
-                        help="one switch at a time from an end, all combinations, or growth of weights")  # fmt: skip
-    parser.add_argument("--switches", default="optimizer,residual,init", help="of --study factorial")
+    parser.add_argument("--study", choices=tuple(_STUDIES), default="dual",
+                        help="one switch at a time from an end, all combinations, the target norms of some atoms, or "
+                        "growth of weights")  # fmt: skip
+    parser.add_argument(
+        "--switches", help="of standard and dual (default: all) and factorial (default: optimizer,residual,init)"
+    )
+    parser.add_argument("--atoms", default=VECTORS, help="of shares: regexes of whole paths, split at commas")
+    parser.add_argument("--factors", default="0.25,0.0625,0", help="of shares: on the target norms of those atoms")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/bisect"), help="folder of results")
 
@@ -34,18 +41,36 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _one_at_a_time(args: argparse.Namespace, base: dict, results, console: Console) -> pathlib.Path:
-    from big_vision_dual.report import bisect_plot
     from big_vision_dual.studies import bisect
 
-    reference = bisect.tune(base, {"standard": bisect.STANDARD, "dual": bisect.DUAL}[args.study], args.seeds, results)
+    switches = args.switches.split(",") if args.switches else list(bisect.SWITCHES)
+    reference = bisect.tune(base, bisect.ENDS[args.study], args.seeds, results)
     effects = []
-    for switch, _, variant in bisect.one_at_a_time(args.study):
-        effects.append(bisect.effect(args.study, switch, bisect.tune(base, variant, args.seeds, results), reference))
+    for switch, value, variant in bisect.one_at_a_time(args.study, switches):
+        effects.append(bisect.effect(switch, value, bisect.tune(base, variant, args.seeds, results), reference))
         console.print(_line(effects[-1]))
-    console.print(_table(f"from the {args.study} end", effects, reference))
+    return _report(args, f"leaving the {args.study} end", effects, reference, console)
+
+
+def _shares(args: argparse.Namespace, base: dict, results, console: Console) -> pathlib.Path:
+    from big_vision_dual.studies import bisect
+
+    reference = bisect.tune(base, bisect.DUAL, args.seeds, results)
+    factors = [float(factor) for factor in args.factors.split(",")]
+    effects = []
+    for pattern, factor, scaled in bisect.shares(base, args.atoms.split(","), factors):
+        effects.append(bisect.effect(pattern, factor, bisect.tune(scaled, bisect.DUAL, args.seeds, results), reference))
+        console.print(_line(effects[-1]))
+    return _report(args, "target norms of some atoms", effects, reference, console)
+
+
+def _report(args: argparse.Namespace, title: str, effects: list, reference, console: Console) -> pathlib.Path:
+    from big_vision_dual.report import bisect_plot
+
+    console.print(_table(title, effects, reference))
     bars = [(f"{e.switch} = {_text(e.value)}", e.loss.value, e.loss.low, e.loss.high) for e in effects]
     picture = args.out / f"bisect_{args.study}.png"
-    bisect_plot.effects({f"leaving the {args.study} end": bars}, picture)
+    bisect_plot.effects({title: bars}, picture)
     return picture
 
 
@@ -53,7 +78,7 @@ def _factorial(args: argparse.Namespace, base: dict, results, console: Console) 
     from big_vision_dual.report import bisect_plot
     from big_vision_dual.studies import bisect
 
-    switches = args.switches.split(",")
+    switches = (args.switches or "optimizer,residual,init").split(",")
     tuned = [bisect.tune(base, variant, args.seeds, results) for variant in bisect.factorial(switches)]
     view = Table(*switches, "best log2 lr", "loss", "accuracy", title="full factorial, means over seeds")
     for each in tuned:
@@ -85,23 +110,29 @@ def _growth(args: argparse.Namespace, base: dict, results, console: Console) -> 
     return picture
 
 
-_STUDIES = {"standard": _one_at_a_time, "dual": _one_at_a_time, "factorial": _factorial, "growth": _growth}
+_STUDIES = {"standard": _one_at_a_time, "dual": _one_at_a_time, "factorial": _factorial, "shares": _shares,
+            "growth": _growth}  # fmt: skip
 
 
 def _table(title: str, effects: list, reference) -> Table:
+    from big_vision_dual.studies import fit
+
+    count, seeds = len(effects), len(reference.loss_S)
     caption = (
         f"reference: loss {reference.loss_S.mean():.3f}, accuracy {reference.accuracy_S.mean():.3f}, best log2 lr "
-        f"{reference.optimum.log2_lr:.1f}; changes paired over seeds, 95 % t interval"
+        f"{reference.optimum.log2_lr:.1f}; changes paired over {seeds} seeds, 95 % t interval; *: the change of loss "
+        f"excludes 0 with intervals wide enough for all {count} at once"
     )
     view = Table(
         "switch", "value", "best log2 lr", "change of loss", "change of accuracy", title=title, caption=caption
     )
     for each in sorted(effects, key=lambda e: -e.loss.value):
+        together = fit.jointly(each.loss, count, seeds)
         view.add_row(
             each.switch,
             _text(each.value),
             f"{each.tuned.optimum.log2_lr:.1f}",
-            _three(each.loss),
+            _three(each.loss) + (" *" if together.low * together.high > 0 else ""),
             _three(each.accuracy),
         )
     return view

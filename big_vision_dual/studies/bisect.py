@@ -48,6 +48,7 @@ STANDARD: Variant = {
     name: switch.dual if switch.needs_dualize else switch.standard for name, switch in SWITCHES.items()
 }
 DUAL: Variant = {name: switch.dual for name, switch in SWITCHES.items()}
+ENDS = {"standard": STANDARD, "dual": DUAL}
 FALLBACKS = {"vectors": r".*/(bias|scale)", "ends": r"(head|embedding)/.*|pos_embedding"}
 FALLBACK_SCALE = 2.0**-6  # Adam's best lr is near 2^-8 where the dualized one is near 2^-2
 LOG2_LRS = {"adam": (-10, -9, -8, -7, -6), "dualize": (-4, -3, -2, -1, 0)}
@@ -68,7 +69,6 @@ class Tuned:
 class Effect:
     """Change of loss when one switch leaves an end: positive is worse. Paired over seeds, with a 95 % t interval."""
 
-    end: str
     switch: str
     value: Any
     loss: fit.Interval
@@ -113,11 +113,11 @@ def _tuned(variant: Variant, records: Sequence[Record]) -> Tuned:
     return Tuned(variant, optimum, np.array(bottoms), np.array(accuracies, float))
 
 
-def one_at_a_time(end: str) -> list[tuple[str, Any, Variant]]:
-    """(switch, value, variant) for each single departure from an end, 'standard' or 'dual'."""
-    start = {"standard": STANDARD, "dual": DUAL}[end]
+def one_at_a_time(end: str, switches: Sequence[str] = tuple(SWITCHES)) -> list[tuple[str, Any, Variant]]:
+    """(switch, value, variant) for each single departure through `switches` from an end, 'standard' or 'dual'."""
+    start = ENDS[end]
     departures = []
-    for name, switch in SWITCHES.items():
+    for name, switch in _chosen(switches).items():
         if end == "standard" and switch.needs_dualize:
             continue
         values = (switch.dual,) if end == "standard" else (switch.standard, *switch.others)
@@ -125,10 +125,20 @@ def one_at_a_time(end: str) -> list[tuple[str, Any, Variant]]:
     return departures
 
 
-def effect(end: str, switch: str, tuned: Tuned, reference: Tuned) -> Effect:
-    """What leaving `reference` through one switch does."""
+def shares(
+    base: Mapping[str, Any], atoms: Sequence[str], factors: Sequence[float]
+) -> list[tuple[str, float, grid.Config]]:
+    """(regex, factor, base config) for every pair: the target norms of these atoms times the factor."""
+    return [
+        (pattern, factor, grid.replace(base, {"target_norm_scale": [[pattern, factor]]}))
+        for pattern, factor in itertools.product(atoms, factors)
+    ]
+
+
+def effect(switch: str, value: Any, tuned: Tuned, reference: Tuned) -> Effect:
+    """What leaving `reference` for `tuned`, through one switch, does."""
     return Effect(
-        end, switch, tuned.variant[switch],
+        switch, value,
         fit.mean_interval(tuned.loss_S - reference.loss_S),
         fit.mean_interval(tuned.accuracy_S - reference.accuracy_S),
         tuned,
@@ -137,11 +147,15 @@ def effect(end: str, switch: str, tuned: Tuned, reference: Tuned) -> Effect:
 
 def factorial(switches: Sequence[str]) -> list[Variant]:
     """All combinations of standard and dual values of some switches, the others at the dual end."""
+    values = [(switch.standard, switch.dual) for switch in _chosen(switches).values()]
+    return [{**DUAL, **dict(zip(switches, chosen, strict=True))} for chosen in itertools.product(*values)]
+
+
+def _chosen(switches: Sequence[str]) -> dict[str, Switch]:
     unknown = sorted(set(switches) - set(SWITCHES))
     if unknown:
         raise ValueError(f"unknown switches {unknown}; possible: {', '.join(SWITCHES)}.")
-    values = [(SWITCHES[name].standard, SWITCHES[name].dual) for name in switches]
-    return [{**DUAL, **dict(zip(switches, chosen, strict=True))} for chosen in itertools.product(*values)]
+    return {name: SWITCHES[name] for name in switches}
 
 
 def contrasts(switches: Sequence[str], tuned: Sequence[Tuned]) -> dict[str, fit.Interval]:

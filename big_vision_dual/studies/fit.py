@@ -98,6 +98,13 @@ def mean_interval(values_S: np.ndarray) -> Interval:
     return _around(float(np.mean(values_S)), float(error), len(values_S) - 1)
 
 
+def jointly(interval: Interval, count: int, seeds: int) -> Interval:
+    """A `mean_interval` as wide as `count` of them must be to hold all at once with 95 % (Bonferroni)."""
+    alone, together = stats.t.ppf([(1 + LEVEL) / 2, 1 - (1 - LEVEL) / (2 * count)], seeds - 1)
+    half = (interval.high - interval.value) * together / alone
+    return Interval(interval.value, interval.value - half, interval.value + half)
+
+
 def _around(value: float, error: float, freedom: int) -> Interval:
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
     return Interval(value, value - half, value + half)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from big_vision_dual import dualize
+from big_vision_dual import dualize, losses
 from big_vision_dual.dualize import groups
 from big_vision_dual.models import transformer
 from big_vision_dual.studies import grid
@@ -81,7 +81,7 @@ def _changes(
 
     @jax.jit
     def measure(params: Any) -> jax.Array:
-        grads = jax.grad(program.loss)(params, batch, jax.random.key(0))
+        grads = jax.grad(losses.training(program.config, program.model))(params, batch, jax.random.key(0))
         steps, _ = tx.update(grads, tx.init(params), params)
         step_of, before = groups.split(steps, table), program.logits(params, images)
 

@@ -114,19 +114,12 @@ class Program:
         """(B, classes), without dropout."""
         return self.model.apply({"params": params}, images_BxHxWxC, train=False)[0]
 
-    def loss(self, params: PyTree, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
-        """Training loss of a batch, nats."""
-        logits_BxC, _ = self.model.apply({"params": params}, losses.inputs(batch), train=True, rngs={"dropout": key})
-        labels = losses.labels(batch, logits_BxC.shape[-1])
-        labels_BxC = losses.smooth(labels, self.config.get("label_smoothing", 0.0))
-        return jnp.mean(losses.get(self.config["loss"])(logits_BxC, labels_BxC))
-
     def step(self, state: State, given: Numbers, data: Mapping[str, Any], step: jax.Array) -> tuple[State, jax.Array]:
         """One update, with the batch that belongs to `step`: (state, loss before it)."""
         params, opt_state = state
         batch = self.source.batch(data["train"], step, given["seed"])
         key = jax.random.fold_in(jax.random.key(given["seed"]), step)
-        value, grads = jax.value_and_grad(self.loss)(params, batch, key)
+        value, grads = jax.value_and_grad(losses.training(self.config, self.model))(params, batch, key)
         updates, opt_state = self.optimizer(given).update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), value
 

@@ -182,15 +182,8 @@ def _make_train(config: Any, model: Any, tx: Any, table: TargetNormTable | None)
 
 def _make_gradient(config: Any, model: Any) -> Callable:
     """(params, batch, key) -> (loss, gradient) of the mean over the batch, in `accum_freq` micro-batches."""
-    loss_fn = losses.get(config.get("loss", "softmax_xent"))
-    smoothing = config.get("label_smoothing", 0.0)
+    gradient = jax.value_and_grad(losses.training(config, model))
     accum = config.input.get("accum_freq", 1)
-
-    @jax.value_and_grad
-    def gradient(params: PyTree, batch: Batch, key: jax.Array) -> jax.Array:
-        logits_BxC, _ = model.apply({"params": params}, losses.inputs(batch), train=True, rngs={"dropout": key})
-        labels_BxC = losses.labels(batch, logits_BxC.shape[-1])
-        return jnp.mean(loss_fn(logits_BxC, losses.smooth(labels_BxC, smoothing)))
 
     def accumulated(params: PyTree, batch: Batch, key: jax.Array) -> tuple[jax.Array, PyTree]:
         def add(total: PyTree, numbered: tuple[jax.Array, Batch]) -> tuple[PyTree, None]:

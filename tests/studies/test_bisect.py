@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from big_vision_dual import recipes
-from big_vision_dual.studies import bisect, growth, sweep
+from big_vision_dual.studies import bisect, growth, sweep, target_norms
 
 BASE = recipes.load("study_vit").to_dict()
 
@@ -39,9 +39,25 @@ def test_an_effect_is_paired_over_seeds(monkeypatch):
     reference = bisect.tune(BASE, bisect.DUAL, 3, results=None)  # type: ignore[arg-type]
     monkeypatch.setattr(sweep, "run", pretend(-3.0))
     variant = bisect.tune(BASE, {**bisect.DUAL, "residual": "sum"}, 3, results=None)  # type: ignore[arg-type]
-    effect = bisect.effect("dual", "residual", variant, reference)
+    effect = bisect.effect("residual", "sum", variant, reference)
     assert (effect.value, effect.switch) == ("sum", "residual")
     assert (effect.loss.low, effect.loss.high) == pytest.approx((0, 0), abs=1e-9)
+
+
+def test_a_study_of_some_switches_departs_through_these_alone_and_unknown_ones_are_refused():
+    assert [(name, value) for name, value, _ in bisect.one_at_a_time("dual", ["vectors", "table"])] == [
+        ("vectors", "adam"), ("table", "flat"), ("table", "seed"),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"unknown switches \['gelo'\]; possible: gelu"):
+        bisect.one_at_a_time("dual", ["gelo"])
+
+
+def test_the_share_of_some_atoms_shrinks_and_that_of_others_stays():
+    whole = target_norms.of(bisect.config_of(BASE, bisect.DUAL))
+    ((pattern, factor, scaled),) = bisect.shares(BASE, [".*/bias"], [0.25])
+    assert (pattern, factor) == (".*/bias", 0.25)
+    for path, norm in target_norms.of(bisect.config_of(scaled, bisect.DUAL)).items():
+        np.testing.assert_allclose(norm, whole[path] * (0.25 if path.endswith("/bias") else 1))
 
 
 def test_growth_is_relative_to_the_start_and_runs_share_no_seed_twice(monkeypatch):

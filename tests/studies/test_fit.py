@@ -46,3 +46,11 @@ def test_a_paired_mean_has_students_interval():
     interval = fit.mean_interval(np.array([0.1, 0.2, 0.3]))
     assert interval.value == pytest.approx(0.2)
     assert interval.high - interval.value == pytest.approx(4.3027 * 0.1 / np.sqrt(3), rel=1e-4)  # t with 2 degrees
+
+
+def test_five_intervals_that_hold_at_once_are_as_wide_as_bonferroni_says():
+    alone = fit.mean_interval(np.array([0.1, 0.2, 0.3, 0.1, 0.2, 0.3]))
+    together = fit.jointly(alone, count=5, seeds=6)
+    error = np.std([0.1, 0.2, 0.3] * 2, ddof=1) / np.sqrt(6)
+    assert together.high - together.value == pytest.approx(4.0321 * error, rel=1e-4)  # t table, 5 degrees, 1 %
+    assert fit.jointly(alone, count=1, seeds=6).low == pytest.approx(alone.low)
