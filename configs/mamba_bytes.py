@@ -1,7 +1,8 @@
 """A small Mamba language model over bytes, AdamW in the standard parametrization.
 
 Command: python -m big_vision_dual.train --config configs/mamba_bytes.py:FILE --workdir runs/mamba_bytes
-         FILE: any text; without one, the topics of Python's own `help()`, which every installation has.
+         FILE: any text, or tfds:NAME, a text set of TFDS (--config.input.data.data_dir and evals.val.data.data_dir say
+         where); without one, the topics of Python's own `help()`, which every installation has.
 Sample:  bvd sample runs/mamba_bytes --prompt "The " --length 200
 Expected: not yet run at full length (1000 steps).
 """
@@ -9,6 +10,7 @@ Expected: not yet run at full length (1000 steps).
 import importlib.util
 
 import ml_collections
+from ml_collections import config_dict
 
 LENGTH = 128
 
@@ -25,6 +27,8 @@ def get_config(path: str = "") -> ml_collections.ConfigDict:
     config.model_name = "mamba"
     config.model = dict(d_model=64, n_layers=2, d_state=16, scaling="standard")
     data = dict(name="bytes", path=path or _python_topics(), length=LENGTH, validation=0.1)
+    if path.startswith("tfds:"):
+        data["data_dir"] = config_dict.placeholder(str)
     config.input = dict(data=dict(data, split="train"), batch_size=16, accum_freq=1)
 
     config.grad_clip_norm = 1.0

@@ -1,8 +1,10 @@
-"""Text as bytes, kept on the device: `dict(name='bytes', path=FILE, length=L)`. No TensorFlow.
+"""Text as bytes, kept on the device: `dict(name='bytes', path=FILE, length=L)`. No TensorFlow at import.
 
-The last share `validation` of the file is held out. A training window begins anywhere, drawn by (seed, step): two
-windows may overlap, and an epoch is as many as the text has lengths. Held-out windows follow each other, so that
-every held-out byte but the first is predicted once; what does not fill a window at the end is left out.
+Instead of a file, path may be 'tfds:NAME', a text set of TFDS: the documents of its split `tfds_split` ('train') by
+their feature `feature` ('text'), under `data_dir`. The last share `validation` of the text is held out. A training
+window begins anywhere, drawn by (seed, step): two windows may overlap, and an epoch is as many as the text has lengths.
+Held-out windows follow each other, so that every held-out byte but the first is predicted once; what does not fill a
+window at the end is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from big_vision_dual.data.base import Batch, DataError, host_range, local_size
 from big_vision_dual.data.padded import PaddedBatches
 
 NAME, VOCABULARY = "bytes", 256
+_TFDS = "tfds:"
 _KEYS = ("name", "path", "length", "split", "validation")
+_TFDS_KEYS = ("tfds_split", "feature", "data_dir")
 _SPLITS = ("train", "validation")
 _WINDOWS = 2  # folded into the seed, as `data.arrays` does for order and augmentation
 
@@ -29,35 +33,51 @@ _WINDOWS = 2  # folded into the seed, as `data.arrays` does for order and augmen
 def load(given: Mapping[str, Any]) -> np.ndarray:
     """The bytes of a split, uint8 (N,).
 
-    given: path; length, predictions a window; split 'train' | 'validation'; validation, the share held out (.1).
-    Raises `DataError` for a missing or empty file, or a split shorter than a window of length + 1 bytes.
+    given: path; length, predictions a window; split 'train' | 'validation'; validation, the share held out (.1); for a
+      TFDS text set also tfds_split, feature and data_dir.
+    Raises `DataError` for a missing or empty text, or a split shorter than a window of length + 1 bytes.
     """
-    unknown = sorted(set(given) - set(_KEYS))
-    if unknown or not given.get("path") or not given.get("length"):
-        raise DataError(f"bytes have keys {sorted(given)}; possible: {', '.join(_KEYS)}, of which path and length "
-                        "are needed.")  # fmt: skip
+    known = _KEYS + (_TFDS_KEYS if str(given.get("path")).startswith(_TFDS) else ())
+    if set(given) - set(known) or not given.get("path") or not given.get("length"):
+        raise DataError(
+            f"bytes have keys {sorted(given)}; possible: {', '.join(known)}, of which path and length are needed."
+        )
     share, split = given.get("validation", 0.1), given.get("split", "train")
     if split not in _SPLITS or not 0 <= share < 1:
         raise DataError(f"bytes: split {split!r}, validation {share}; possible: {' or '.join(_SPLITS)}, a share < 1.")
-    content = _read(given["path"])
+    content = _read(given)
     edge = len(content) - round(share * len(content))
     part = content[:edge] if split == "train" else content[edge:]
     if len(part) <= given["length"]:
         raise DataError(
             f"{given['path']}: its {split} split has {len(part)} bytes, a window {given['length'] + 1}; give a longer "
-            "file, a smaller length, or another share `validation`."
+            "text, a smaller length, or another share `validation`."
         )
     return part
 
 
-def _read(file: str) -> np.ndarray:
-    path = pathlib.Path(file).expanduser()
-    if not path.is_file():
-        raise DataError(f"no file {path.absolute()}; set config.input.data.path to a text file, in any encoding.")
-    content = np.fromfile(path, np.uint8)
+def _read(given: Mapping[str, Any]) -> np.ndarray:
+    name = given["path"]
+    content = _tfds(name.removeprefix(_TFDS), given) if name.startswith(_TFDS) else _file(pathlib.Path(name))
     if not len(content):
-        raise DataError(f"{path.absolute()} is empty; give a file with text.")
+        raise DataError(f"{name} is empty; give a file with text.")
     return content
+
+
+def _file(path: pathlib.Path) -> np.ndarray:
+    path = path.expanduser()
+    if not path.is_file():
+        raise DataError(
+            f"no file {path.absolute()}; set config.input.data.path to a text file, in any encoding, or to 'tfds:NAME'."
+        )
+    return np.fromfile(path, np.uint8)
+
+
+def _tfds(name: str, given: Mapping[str, Any]) -> np.ndarray:
+    from big_vision_dual.data import tfds_text
+
+    where = {"name": name, "split": given.get("tfds_split", "train"), "data_dir": given.get("data_dir")}
+    return tfds_text.read(where, given.get("feature", "text"))
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "length"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
+import tiny_tfds
 
-from big_vision_dual import data
+from big_vision_dual import data, recipes
 from big_vision_dual.data import text
 
 
@@ -55,6 +57,29 @@ def test_every_held_out_byte_is_predicted_once(file, hosts):
     assert sorted(predicted) == list(range(181, 197))  # 16 of 19: three more do not fill a window
 
 
+@pytest.fixture
+def documents(tiny):
+    """A TFDS text set: the file names of the data set `tiny`."""
+    return {"name": "bytes", "path": "tfds:tiny", "feature": "file_name", "data_dir": tiny, "length": 8}
+
+
+def test_the_documents_of_a_tfds_split_are_the_text(documents):
+    parts = [text.load({**documents, "split": split, "validation": 0.2}) for split in ("train", "validation")]
+    names = np.concatenate(parts).tobytes().decode().split("\n")
+    assert sorted(names) == sorted(f"{i}.jpg" for i in range(tiny_tfds.NUM_TRAIN))
+    assert len(parts[1]) == round(0.2 * len("\n".join(names)))
+    whole = text.load({**documents, "tfds_split": "test", "validation": 0.0}).tobytes().decode()
+    assert sorted(whole.split("\n")) == sorted(f"{50 + i}.jpg" for i in range(tiny_tfds.NUM_TEST))
+
+
+def test_a_recipe_reads_a_tfds_text_set(tiny):
+    folder = [f"--config.{part}.data.data_dir={tiny}" for part in ("input", "evals.val")]
+    recipe: Any = recipes.load("mamba2_bytes:tfds:tiny", folder)
+    assert recipe.evals.val.data.data_dir == tiny
+    with pytest.raises(data.DataError, match="tiny has no text feature 'text'; possible: file_name"):
+        data.make(recipe.input, seed=0)
+
+
 @pytest.mark.parametrize(
     ("content", "given", "message"),
     [
@@ -63,6 +88,7 @@ def test_every_held_out_byte_is_predicted_once(file, hosts):
         (b"abcdefgh", {}, r"keys \['name', 'path'\]; possible: name, path, length"),
         (b"abcdefgh", {"length": 2, "split": "test"}, "split 'test'.*train or validation"),
         (None, {"length": 4}, "no file .*; set config.input.data.path"),
+        (b"abcdefgh", {"length": 4, "feature": "text"}, "keys .*'feature'.*; possible: name, path, length, split, v"),
     ],
 )
 def test_errors(tmp_path, content, given, message):

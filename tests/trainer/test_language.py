@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from run_rows import repeatable as rows
 
 from big_vision_dual import recipes
 from big_vision_dual.cli import main
 from big_vision_dual.studies import settings
-from big_vision_dual.trainer import checkpoint, feed, sampling, setup, start, step
+from big_vision_dual.trainer import checkpoint, feed, sampling, setup, signals, step
 from big_vision_dual.trainer.loop import fit
 
 MODELS = {"mamba": {"d_model": 16, "n_layers": 1, "d_state": 4},
@@ -48,18 +49,19 @@ def test_the_loss_falls_well_below_that_of_guessing(text, name, setting):
     assert last["val/bits_per_byte"] == pytest.approx(last["val/loss"] / np.log(2))
 
 
-def test_resumed_parameters_are_bit_exact(text, tmp_path):
-    whole, parts = config_of(text, "mamba", total_steps=8), config_of(text, "mamba", total_steps=8)
-    fit(whole, tmp_path / "whole")
-    run = setup.prepare(parts)
-    state, batches = start.begin(run, None).state, feed.batches(run.source, run.fns, 0)
-    for _ in range(5):
-        state, _ = run.fns.train(state, next(batches), False)
-    resumed = feed.batches(run.source, run.fns, 5)
-    for _ in range(3):
-        state, _ = run.fns.train(state, next(resumed), False)
-    _, saved = sampling.load(tmp_path / "whole")
-    jax.tree.map(np.testing.assert_array_equal, saved, state.params)
+@pytest.mark.parametrize(("name", "setting"), [("mamba", "mup"), ("mamba2", "dualize")])
+def test_a_run_that_was_stopped_and_restored_equals_one_that_was_not(text, tmp_path, monkeypatch, name, setting):
+    config = config_of(text, name, setting, total_steps=8, log_training_steps=1)
+    fit(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(signals.StopRequest, "at", lambda _, step: step == 5)  # as after SIGTERM, see test_resume.py
+        with pytest.raises(signals.Stopped):
+            fit(config, tmp_path / "stopped")
+    assert [row["step"] for row in rows(tmp_path / "stopped")] == [1, 2, 3, 4, 5]
+    fit(config, tmp_path / "stopped")
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+    (_, whole), (_, stopped) = (sampling.load(tmp_path / run) for run in ("whole", "stopped"))
+    jax.tree.map(np.testing.assert_array_equal, stopped, whole)
 
 
 def test_mup_redraws_and_multiplies_in_the_trainer(text):

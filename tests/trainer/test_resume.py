@@ -5,17 +5,10 @@ from __future__ import annotations
 import signal
 
 import pytest
+from run_rows import repeatable as rows
 
-from big_vision_dual.trainer import checkpoint, metrics, signals
+from big_vision_dual.trainer import checkpoint, signals
 from big_vision_dual.trainer.loop import fit
-
-
-def rows(workdir):
-    """The metrics, without those that depend on the machine."""
-    return [
-        {name: value for name, value in row.items() if name not in metrics.TIMING}
-        for row in metrics.read(workdir / metrics.FILE)
-    ]
 
 
 def test_sigterm_then_the_same_command_equals_the_uninterrupted_run(tmp_path, tiny, train_process):

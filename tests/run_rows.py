@@ -1,0 +1,13 @@
+"""The metrics of a run, for tests that compare two."""
+
+from __future__ import annotations
+
+from big_vision_dual.trainer import metrics
+
+
+def repeatable(workdir):
+    """Rows of its metrics file, without those values that depend on the machine."""
+    return [
+        {name: value for name, value in row.items() if name not in metrics.TIMING}
+        for row in metrics.read(workdir / metrics.FILE)
+    ]
