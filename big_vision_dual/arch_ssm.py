@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from big_vision_dual import arch
 
 SCANS = ("chunked", "sequential", "associative")
+MIXER_OUT = {"mamba": 1 / 7, "mamba2": 1 / 9}
+"""`Spec.mixer_out` of a dualized model, by model name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,8 +26,8 @@ class Spec:
     mup_base_width: None, or the width at which muP and the standard parametrization agree: then there are no gains
       in the norms of the residual stream, and the head's input is divided by `width_mult`. Initial standard
       deviations and multipliers are data, see `tables.mup`.
-    mixer_out: factor on a mixer's values before out_proj, as `attention_out` in a transformer: 1/7 gives a Mamba layer,
-      1/9 a Mamba-2 layer a sensitivity of about 1 in the norm tree, and so a deep model one that does not explode.
+    mixer_out: factor on a mixer's values before out_proj, as `attention_out` in a transformer: those in `MIXER_OUT`
+      give a layer a sensitivity of about 1 in the norm tree, and so a deep model one that does not explode.
     dtype_mm: of the large matrix products; convolution, Delta, scan, norms and logits stay float32.
     """
 

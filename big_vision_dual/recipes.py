@@ -59,17 +59,20 @@ def load(config: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDic
 
 
 def dualized(
-    name: str, *, lr: float, dtype: str = "float32", shard_axis: str | None = None
+    name: str, *, lr: float, dtype: str = "float32", shard_axis: str | None = None, mixer_out: float | None = None
 ) -> ml_collections.ConfigDict:
     """The recipe `name` with the dual architecture, the well-normed table and `scale_by_dualize`.
 
     lr: the dualized learning rate. dtype: of the orthogonalization's matrix products. shard_axis: mesh axis over which
-    momentum and orthogonalization are spread. Clipping and warm-up go: the dual has unit norm whatever the gradient's.
+    momentum and orthogonalization are spread. mixer_out: of a state-space model, see `arch_ssm.MIXER_OUT`. Clipping and
+    warm-up go: the dual has unit norm whatever the gradient's.
     """
     recipe: Any = load(name)
     masses = {"Bias": 1.0, "Scale": 1.0}
     with recipe.unlocked():
         recipe.model.scaling = "dual"
+        if mixer_out is not None:
+            recipe.model.mixer_out = mixer_out
         recipe.norms = {"conventions": "well_normed", "blocks_mass": config_dict.placeholder(float), "masses": masses}
         recipe.grad_clip_norm = None
         recipe.optax_name = "big_vision_dual.scale_by_dualize"
@@ -79,6 +82,19 @@ def dualized(
         }  # fmt: skip
         recipe.lr = lr
         recipe.schedule = {"warmup_steps": 0, "decay_type": "cosine"}
+    return recipe
+
+
+def mup(name: str, *, lr: float, base_width: int) -> ml_collections.ConfigDict:
+    """The recipe `name` of a state-space model under muP's strict rules, relative to `base_width` (see `tables.mup`).
+
+    lr: AdamW's at the base width, and so at every width.
+    """
+    recipe: Any = load(name)
+    with recipe.unlocked():
+        recipe.model.mup_base_width = base_width
+        recipe.mup = {"base_width": base_width, "rules": "strict"}
+        recipe.lr = lr
     return recipe
 
 

@@ -12,7 +12,7 @@ from big_vision_dual import recipes
 
 def get_config(path: str = "") -> ml_collections.ConfigDict:
     """The recipe; path: the text, of which the last tenth is held out."""
-    config = recipes.load(f"mamba_bytes:{path}" if path else "mamba_bytes")
+    config = recipes.load(f"mamba_bytes:{path}")
     with config.unlocked():
         config.model_name = "mamba2"
         config.model = dict(d_model=64, n_layers=2, d_head=16, d_state=16, scaling="standard")

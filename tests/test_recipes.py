@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from big_vision_dual import recipes
+from big_vision_dual import recipes, tables
 
 
 def test_every_recipe_takes_the_fields_of_a_call():
@@ -13,6 +15,17 @@ def test_every_recipe_takes_the_fields_of_a_call():
     assert (recipe.model_init, recipe.resume, recipe.keep_ckpt_steps, recipe.lr) == ("w.npz", "runs/a", 500, 0.5)
     assert "model_init" not in recipes.load("vit_s16_i1k_dual")
     assert recipes.load("transfer", flags).model_load == recipes.load("transfer").model_load
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_byte_recipes_hand_their_text_on_and_train_as_their_tables_say(name):
+    dual: Any = recipes.load(f"{name}_bytes_dual:a.txt", ["--config.model.d_model=64"])
+    assert dual.input.data.path == dual.evals.val.data.path == "a.txt"
+    cached = tables.load(f"{name}_bytes")
+    assert tables.for_config(dual).rows == cached.rows
+    assert {**dual.model.to_dict(), "num_classes": 256} == cached.model
+    scaled: Any = recipes.load(f"{name}_bytes_mup:a.txt")
+    assert (scaled.input.data.path, scaled.model.mup_base_width, scaled.mup.base_width) == ("a.txt", 64, 64)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from big_vision_dual import recipes, tables
+from big_vision_dual.tables import mup
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build = verbs.add_parser("build", help="dry-run a config's norm tree; print the table or write it to a file")
     build.add_argument("--config", required=True, help="a recipe; --config.norms.blocks_mass=5 and the like change it")
     build.add_argument("--out", type=pathlib.Path, help="the JSON file to write")
-    show = verbs.add_parser("show", help="print a table, layers by atoms")
+    build.add_argument("--mup", action="store_true", help="instead config.mup's table: deviations and multipliers")
+    show = verbs.add_parser("show", help="print a table: target norms, layers by atoms, or muP's rules, leaf by leaf")
     show.add_argument("table", help="a JSON file, or a name in norm_cache")
-    show.add_argument("--leaves", action="store_true", help="one line a leaf instead of layers by atoms")
-    show.add_argument("--plot", type=pathlib.Path, help="also draw it, log colour, into this PNG or SVG file")
+    show.add_argument("--leaves", action="store_true", help="one line a leaf, none for several layers")
+    show.add_argument("--plot", type=pathlib.Path, help="also draw target norms, log colour, into this PNG or SVG file")
     diff = verbs.add_parser("diff", help="compare two tables, largest ratio of target norms first; 1 if they differ")
     diff.add_argument("a")
     diff.add_argument("b")
@@ -42,7 +44,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace, console: Console) -> int:
-    table = tables.for_config(recipes.load(args.config, args.overrides))
+    config = recipes.load(args.config, args.overrides)
+    if args.mup:
+        return _build_mup(config, args.out, console)
+    table = tables.for_config(config)
     if args.out is None:
         print(tables.dumps(table), end="")
         return 0
@@ -51,9 +56,37 @@ def _build(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _show(args: argparse.Namespace, console: Console) -> int:
-    from big_vision_dual.report import table_view
+def _build_mup(config: Any, out: pathlib.Path | None, console: Console) -> int:
+    if not config.get("mup"):
+        raise tables.TableError("--mup needs config.mup = dict(base_width=...), as mamba_bytes_mup has it.")
+    table = mup.for_config(config, _shapes(config))
+    if out is None:
+        print(mup.dumps(table), end="")
+        return 0
+    mup.save(table, out)
+    console.print(f"{out}: {len(table.rows)} leaves, muP {table.rules}, base width {table.base_width}")
+    return 0
 
+
+def _shapes(config: Any) -> Any:
+    """The parameters of a config's model, as shapes."""
+    import jax
+
+    from big_vision_dual import models
+    from big_vision_dual.trainer import step
+
+    model = models.get(config.model_name).Model(config.num_classes, **config.model)
+    return jax.eval_shape(lambda: step.init_params(config, model))
+
+
+def _show(args: argparse.Namespace, console: Console) -> int:
+    from big_vision_dual.report import mup_view, table_view
+
+    if mup.is_table(args.table):
+        if args.plot:
+            raise tables.TableError(f"{args.table} is a muP table; --plot draws target norms only, leave it out.")
+        _print_whole(console, mup_view.table(mup.load(args.table), args.leaves))
+        return 0
     table = tables.load(args.table)
     _print_whole(console, table_view.leaves(table) if args.leaves else table_view.grid(table))
     if args.plot:
@@ -77,15 +110,8 @@ def _print_whole(console: Console, view: Table) -> None:
 
 
 def _check(args: argparse.Namespace, console: Console) -> int:
-    import jax
-
-    from big_vision_dual import models
-    from big_vision_dual.trainer import step
-
-    config: Any = recipes.load(args.config, args.overrides)
     table = tables.load(args.table)
-    model = models.get(config.model_name).Model(config.num_classes, **config.model)
-    tables.check(table, jax.eval_shape(lambda: step.init_params(config, model)))
+    tables.check(table, _shapes(recipes.load(args.config, args.overrides)))
     console.print(f"{args.table} fits {args.config}: {len(table.rows)} leaves.")
     return 0
 

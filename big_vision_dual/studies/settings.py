@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from big_vision_dual.arch_ssm import MIXER_OUT
 from big_vision_dual.studies.grid import Config, replace
 
 DUALIZE = "big_vision_dual.scale_by_dualize"
 MUP_BASE_WIDTH = 64
 WARMUP = 0.09  # 10,000 of the 112,603 steps of Big Vision's ImageNet recipe
-_MIXER_OUT = {"mamba": 1 / 7, "mamba2": 1 / 9}  # a layer's sensitivity about 1, see `arch_ssm.Spec`
 
 
 def adamw(base: Mapping[str, Any], scaling: Any = "standard") -> Config:
@@ -41,7 +41,7 @@ def mup(base: Mapping[str, Any]) -> Config:
 
 def is_state_space(config: Mapping[str, Any]) -> bool:
     """Whether the config is of a Mamba language model."""
-    return config["model_name"] in _MIXER_OUT
+    return config["model_name"] in MIXER_OUT
 
 
 def dualize(base: Mapping[str, Any], conventions: str = "well_normed", scaling: Any = "dual") -> Config:
@@ -51,7 +51,7 @@ def dualize(base: Mapping[str, Any], conventions: str = "well_normed", scaling: 
         "norms": {"conventions": conventions},
     }  # fmt: skip
     if is_state_space(base):
-        fields["model.mixer_out"] = _MIXER_OUT[base["model_name"]]
+        fields["model.mixer_out"] = MIXER_OUT[base["model_name"]]
     return warmed_up(replace(base, fields), 0)
 
 

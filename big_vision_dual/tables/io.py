@@ -41,6 +41,15 @@ def load(name: str | os.PathLike[str]) -> TargetNormTable:
 
     Raises `TableError` if there is none, if it is damaged, or if its digest says that it was edited.
     """
+    path = find(name)
+    return loads(path.read_text(), str(path))
+
+
+def find(name: str | os.PathLike[str]) -> pathlib.Path:
+    """The JSON file of a table, of target norms or of muP, from its path or its name in norm_cache.
+
+    Raises `TableError` if there is none.
+    """
     path = pathlib.Path(name)
     if not path.is_file():
         path = recipes.data_dir("norm_cache") / f"{name}.json"
@@ -50,7 +59,7 @@ def load(name: str | os.PathLike[str]) -> TargetNormTable:
             f"no table {str(name)!r}; possible: a path to a JSON file, or one of {', '.join(known)}. "
             "`bvd norms build --config X --out FILE` makes one."
         )
-    return loads(path.read_text(), str(path))
+    return path
 
 
 def loads(text: str, source: str = "table") -> TargetNormTable:
@@ -60,6 +69,8 @@ def loads(text: str, source: str = "table") -> TargetNormTable:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise TableError(f"{source} is not whole JSON ({error}); it may be truncated. {remedy}") from error
+    if "mup" in content:
+        raise TableError(f"{source} is a muP table, not one of target norms; `bvd norms show` prints it.")
     try:
         header, atoms = content["header"], content["atoms"]
         version, stated = header.pop("format_version"), header.pop("digest")

@@ -29,6 +29,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from big_vision_dual import arch, arch_ssm, trees
+from big_vision_dual.tables import io
 from big_vision_dual.tables.schema import TableError
 
 CLASSES = ("input", "hidden", "output", "bias", "kept")
@@ -36,6 +37,7 @@ RULE_SETS = ("reference", "strict")
 _ADAM_EPS = {"reference": 1e-8, "strict": 1e-15}
 _STATE_SPACE = ("mamba", "mamba2")  # whose Delta has the small gradients that need the smaller epsilon
 _FORMAT_VERSION = 1
+_START = '{"mup": '  # of a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,17 +115,28 @@ def wd_mults(table: MupTable) -> list[tuple[str, float]]:
     return [(re.escape(row.path), row.lr_mult * row.wd_mult) for row in table.rows]
 
 
-def save(table: MupTable, path: str | os.PathLike[str]) -> None:
-    """Writes the table as JSON, one leaf a line."""
+def dumps(table: MupTable) -> str:
+    """The table as JSON, one leaf a line."""
     header = {"format_version": _FORMAT_VERSION, **{n: getattr(table, n) for n in _HEADER}}
     lines = ",\n".join(f" {json.dumps(dataclasses.asdict(row))}" for row in table.rows)
-    pathlib.Path(path).write_text(f'{{"mup": {json.dumps(header)},\n"rows": [\n{lines}\n]}}\n')
+    return f'{_START}{json.dumps(header)},\n"rows": [\n{lines}\n]}}\n'
 
 
-def load(path: str | os.PathLike[str]) -> MupTable:
-    """Reads what `save` wrote. Raises `TableError` for anything else."""
+def save(table: MupTable, path: str | os.PathLike[str]) -> None:
+    """Writes what `load` reads."""
+    pathlib.Path(path).write_text(dumps(table))
+
+
+def is_table(name: str | os.PathLike[str]) -> bool:
+    """Whether the file, or the table of that name in norm_cache, is a muP table rather than one of target norms."""
+    return io.find(name).read_text().startswith(_START)
+
+
+def load(name: str | os.PathLike[str]) -> MupTable:
+    """Reads what `save` wrote, by path or by name in norm_cache. Raises `TableError` for anything else."""
+    path = io.find(name)
     try:
-        content = json.loads(pathlib.Path(path).read_text())
+        content = json.loads(path.read_text())
         version = content["mup"].pop("format_version")
         table = MupTable(**content["mup"], rows=tuple(MupRow(**row) for row in content["rows"]))
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -54,11 +54,33 @@ def test_no_number_is_cut_in_a_narrow_terminal(capsys, monkeypatch):
     assert "0.003511" in shown
 
 
+def test_mup_rules_are_built_shown_and_fold_layers(tmp_path, capsys):
+    out = str(tmp_path / "mup.json")
+    flags = ["--config.model.d_model=256", "--config.mup.rules=reference"]
+    assert main(["norms", "build", "--config", "mamba_bytes_mup", "--mup", "--out", out, *flags]) == 0
+    capsys.readouterr()
+    assert main(["norms", "show", out]) == 0
+    shown = capsys.readouterr().out
+    assert "mamba, muP reference: base width 64, Adam's epsilon 1e-08" in shown
+    in_proj = next(line for line in shown.splitlines() if "layers_*/mixer/in_proj/kernel" in line)
+    assert [cell.strip() for cell in in_proj.split("│")[2:-1]] == ["hidden", "0.01", "0.25", "4", "1"]
+    assert main(["norms", "show", out, "--leaves"]) == 0
+    assert "layers_1/mixer/in_proj/kernel" in capsys.readouterr().out
+
+
+def test_build_prints_a_mup_table_without_out(capsys):
+    assert main(["norms", "build", "--config", "mamba2_bytes_mup", "--mup"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 18
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["norms", "show", "nothing"], "no table 'nothing'; possible:"),
         (["norms", "build", "--config", "nothing"], "no config 'nothing'; possible:"),
+        (["norms", "show", "mamba_mup_strict", "--plot", "x.png"], "--plot draws target norms only"),
+        (["norms", "diff", "mamba_mup_strict", "mamba_mup_reference"], "is a muP table, not one of target norms"),
+        (["norms", "build", "--config", "mamba_bytes", "--mup"], "--mup needs config.mup = dict(base_width=...)"),
         (
             ["norms", "build", "--config", "vit_s16_i1k_dual", "--config.norms.blockmass=1"],
             "Did you mean --config.norms.b",

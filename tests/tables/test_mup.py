@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import goldens
 import jax
@@ -6,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision_dual import models, trees
+from big_vision_dual import models, recipes, trees
 from big_vision_dual.models import redraw, torch_weights
 from big_vision_dual.tables import TableError, mup
 
@@ -82,6 +83,14 @@ def test_saved_and_loaded(tmp_path):
     mup.save(made, tmp_path / "mup.json")
     assert mup.load(tmp_path / "mup.json") == made
     assert len((tmp_path / "mup.json").read_text().splitlines()) == len(made.rows) + 3
+
+
+@pytest.mark.parametrize("rules", mup.RULE_SETS)
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_cached_tables_are_those_of_the_recipes_at_width_512(name, rules):
+    recipe: Any = recipes.load(f"{name}_bytes_mup", ["--config.model.d_model=512", f"--config.mup.rules={rules}"])
+    made = mup.for_config(recipe, shapes(name, recipe.model.to_dict()))
+    assert mup.load(f"{name}_mup_{rules}") == made
 
 
 def test_config_names_base_width_and_rules():
