@@ -1,7 +1,7 @@
 """muP as data: the class of each parameter, its initial deviation and its multipliers under Adam. No JAX.
 
 Source: Yang et al., Tensor Programs V (arXiv 2203.03466), for Mamba the muP rules of the PyTorch project `mamba.py`.
-m is the width over the base width, at which muP and the standard parametrization agree.
+m is the width over the base width, at which muP's learning rates are those of the standard parametrization.
 
 | class  | what grows with the width | lr_mult | wd_mult |
 |--------|---------------------------|---------|---------|
@@ -195,8 +195,10 @@ def _ssm_mult(spec: arch_ssm.Spec, base_width: int) -> float:
 
 
 def _transformer(model: Mapping[str, Any], base_width: int, rules: str) -> list[MupRow]:
-    """ViT and GPT: xavier and lecun kernels already shrink with 1/sqrt(fan-in), only the head starts at 0.
+    """ViT and GPT: xavier and lecun kernels already shrink with 1/sqrt(fan-in); the head and the queries start at 0.
 
+    Both as arXiv 2203.03466, appendix D.2, advises: logits and attention logits of random weights are Theta(1/sqrt(m)),
+    those of trained ones Theta(1), so that random ones change by less in a wider model until training outgrows them.
     The multiplier 1/m of the head's input is moved into its learning rate, which is the same under Adam (arXiv
     2203.03466, lemma J.1), so the model needs no switch.
     """
@@ -210,6 +212,7 @@ def _transformer(model: Mapping[str, Any], base_width: int, rules: str) -> list[
     return [
         MupRow("embedding/(kernel|embedding)|pos_embedding|cls|.*/probe", "input", None),
         MupRow("head/kernel", "output", 0.0, 1 / m, m),
+        MupRow(".*/query/kernel", "hidden", 0.0, 1 / m, m),
         MupRow(".*/kernel", "hidden", None, 1 / m, m),
         MupRow(".*/bias", "bias", None, wd_mult=0.0),
         MupRow(".*/scale", "kept", None, wd_mult=0.0),

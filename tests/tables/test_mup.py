@@ -75,7 +75,9 @@ def test_rules_of_the_vit():
     assert classes["head/kernel"] == ("output", 0.5, 2.0)
     assert classes[f"{block}/query/bias"] == ("bias", 1.0, 0.0)
     assert classes["Transformer/encoder_norm/scale"] == ("kept", 1.0, 0.0)
-    assert rows["head/kernel"].init_std == 0.0
+    zero = {path for path, row in rows.items() if row.init_std is not None}
+    assert zero == {"head/kernel", f"{block}/query/kernel", f"{block.replace('1', '0', 1)}/query/kernel"}
+    assert all(rows[path].init_std == 0.0 for path in zero)
 
 
 def test_saved_and_loaded(tmp_path):
