@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Trains with parsed arguments; 0 when done."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    distributed.initialize(known.distributed)
-    fit(recipes.load(known.config, overrides), known.workdir)
+    with distributed.joined(known.distributed):
+        fit(recipes.load(known.config, overrides), known.workdir)
     return 0
 
 

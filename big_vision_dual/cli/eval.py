@@ -31,9 +31,9 @@ def run(args: argparse.Namespace) -> int:
     from big_vision_dual.trainer import distributed, evaluate
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    distributed.initialize(args.distributed)
-    config = recipes.load(args.config, args.overrides)
-    result = evaluate.evaluate(config, args.workdir, [name for name in args.only.split(",") if name])
+    with distributed.joined(args.distributed):
+        config = recipes.load(args.config, args.overrides)
+        result = evaluate.evaluate(config, args.workdir, [name for name in args.only.split(",") if name])
     if jax.process_index() == 0:
         _show(result, as_json=args.json)
     return 0

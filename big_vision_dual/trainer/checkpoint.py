@@ -13,6 +13,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
+from big_vision_dual.trainer import distributed
+
 PyTree = Any
 FOLDER = "checkpoints"
 _KEEP_LATEST = 2  # the newest, and the one before in case the newest turns out damaged
@@ -77,6 +79,13 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, distributed.HostLost):  # what is being written would wait for that host
+            self.close()
 
     def restore(self, state: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """(state, notes) of the newest checkpoint that can be read, or None where there is none at all.

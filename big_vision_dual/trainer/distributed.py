@@ -1,31 +1,80 @@
-"""Joins the processes of a pod into one JAX program, and leaves a single host alone."""
+"""Joins the processes of a pod into one JAX program that fails as one, and leaves a single host alone."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import threading
+import traceback
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from typing import NoReturn
 
 import jax
 
+from big_vision_dual import mistakes
+from big_vision_dual.trainer import last_words
+
 MODES = ("auto", "on", "off")
+HEARTBEAT = "BVD_HEARTBEAT_SECONDS"
+_HEARTBEAT_SECONDS = 100  # JAX's own default
+_FAREWELL_SECONDS = 5  # hosts that fail for the same reason do so within this
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+_CONTINUE = (
+    "The workdir is intact, only steps since its newest checkpoint are lost: the same command on every host "
+    "continues there."
+)
+_ABORTED = (
+    "JAX aborted this process, for the reason above. If it says that a task died, sent no heartbeats or did not "
+    f"answer, look for the cause in the log of that task, another host of this run. {_CONTINUE}"
+)
+_SIGNS = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Barrier failed")  # in what JAX raises
 
 
-def initialize(mode: str = "auto") -> None:
-    """Calls `jax.distributed.initialize()` where there is more than one host; before any other JAX call.
+class HostLost(RuntimeError):
+    """Another host of the run died or cannot be reached."""
 
-    mode: 'auto' asks the environment (`hosts`), 'on' and 'off' decide. JAX reads addresses and ranks from
-      JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or finds them itself on TPU pods,
+
+@contextlib.contextmanager
+def joined(mode: str = "auto") -> Iterator[None]:
+    """Context in which this process is part of the pod; enter it before any other use of JAX.
+
+    mode: 'auto' joins where there is more than one host (`hosts`), 'on' and 'off' decide. JAX reads addresses and
+      ranks from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or finds them itself on TPU pods,
       GKE and Slurm.
+
+    A host that fails prints why and ends at once, since the others cannot go on without it. They learn of it from a
+    collective that breaks (`HostLost`, as on CPUs), or JAX aborts them: at once when host 0 is gone, else when it
+    has sent no heartbeat for as long as the environment variable BVD_HEARTBEAT_SECONDS says (default 100).
     """
     if mode not in MODES:
         raise ValueError(f"distributed mode {mode!r}; possible: {', '.join(MODES)}.")
     if mode == "off" or (mode == "auto" and hosts() < 2):
+        yield
         return
-    rank = os.environ.get("JAX_PROCESS_ID")
-    count = os.environ.get("JAX_NUM_PROCESSES")
-    jax.distributed.initialize(num_processes=int(count) if count else None, process_id=int(rank) if rank else None)
+    last_words.leave(_ABORTED)
+    _initialize()
+    try:
+        with lost_hosts_named():
+            yield
+    except Exception as error:
+        _fail(error)
+
+
+@contextlib.contextmanager
+def lost_hosts_named() -> Iterator[None]:
+    """Raises HostLost in place of what JAX or orbax raise when another host does not answer."""
+    try:
+        yield
+    except Exception as error:
+        reason = _sign_of_a_lost_host(error)
+        if reason is None:
+            raise
+        raise HostLost(
+            f"another host of this run died or cannot be reached ({reason}); its log has the cause. {_CONTINUE}"
+        ) from error
 
 
 def hosts() -> int:
@@ -49,3 +98,53 @@ def _cloud_tpu_workers() -> int:
             return len(answer.read().decode().split(","))
     except (urllib.error.URLError, TimeoutError):
         return 1
+
+
+def _initialize() -> None:
+    rank = os.environ.get("JAX_PROCESS_ID")
+    count = os.environ.get("JAX_NUM_PROCESSES")
+    jax.distributed.initialize(
+        num_processes=int(count) if count else None,
+        process_id=int(rank) if rank else None,
+        heartbeat_timeout_seconds=heartbeat_seconds(),
+    )
+
+
+def heartbeat_seconds() -> int:
+    """After how many seconds of silence a host counts as dead."""
+    given = os.environ.get(HEARTBEAT, str(_HEARTBEAT_SECONDS))
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"{HEARTBEAT}={given!r}; possible: whole seconds, at least 1 (default {_HEARTBEAT_SECONDS}).")
+    return int(given)
+
+
+def _sign_of_a_lost_host(error: BaseException | None) -> str | None:
+    """The line of an error, or of what caused it, that tells of a host that does not answer."""
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError) and any(sign in str(error) for sign in _SIGNS):
+            return str(error).splitlines()[0][:200]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Prints the error and ends the process. JAX at exit would first wait for all hosts, for 300 s or an abort."""
+    who = f"host {jax.process_index()} of {jax.process_count()}"
+    status = 1
+    if isinstance(error, HostLost):
+        print(f"{who}: {error}", file=sys.stderr)
+    else:
+        try:
+            status = mistakes.guarded(who, lambda: _raise(error))
+        except Exception:
+            traceback.print_exc()
+        farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        farewell.start()
+        farewell.join(_FAREWELL_SECONDS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

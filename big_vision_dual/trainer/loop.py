@@ -16,6 +16,7 @@ from etils import epath
 from big_vision_dual import data, losses, optim
 from big_vision_dual.trainer import (
     checkpoint,
+    distributed,
     feed,
     flops,
     health,
@@ -44,11 +45,14 @@ def fit(config: Any, workdir: epath.PathLike | None = None, *, source: data.Sour
       nothing. source: training data in place of config.input.data.
 
     Raises signals.Stopped, which ends the process with exit code 75, once a stop that SIGTERM or SIGINT asked
-    for is saved; health.NonFiniteError; checkpoint.CheckpointError; and what `setup.prepare` raises.
+    for is saved; health.NonFiniteError; checkpoint.CheckpointError; distributed.HostLost; and what `setup.prepare`
+    raises.
     """
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(signals.StopRequest())
-        return _Session(setup.prepare(config, source), workdir, stack).train(stop)
+        session = _Session(setup.prepare(config, source), workdir, stack)
+        with distributed.lost_hosts_named():
+            return session.train(stop)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,9 +187,7 @@ def _open_checkpoints(
 ) -> checkpoint.Checkpoints | None:
     if folder is None:
         return None
-    checkpoints = checkpoint.Checkpoints(folder / checkpoint.FOLDER, keep_every)
-    stack.callback(checkpoints.close)
-    return checkpoints
+    return stack.enter_context(checkpoint.Checkpoints(folder / checkpoint.FOLDER, keep_every))
 
 
 def _clock(run: setup.Run, core_seconds: float) -> throughput.Clock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -53,15 +54,34 @@ def tiny(environment):
     return lambda *overrides, model="vit": recipes.load(f"{CONFIG}:{model}", overrides)
 
 
+@pytest.fixture(scope="session")
+def pod(environment):
+    """() -> environments of 2 processes of 4 CPU devices, to be joined by jax.distributed over localhost."""
+
+    def variables():
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            address = f"localhost:{probe.getsockname()[1]}"
+        shared = {
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "JAX_COORDINATOR_ADDRESS": address,
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+        }
+        return [{**environment, **shared, "JAX_PROCESS_ID": str(rank)} for rank in range(2)]
+
+    return variables
+
+
 @pytest.fixture
 def train_process(environment):
-    """(workdir, *overrides) -> a started `python -m big_vision_dual.train`, its output in a pipe."""
+    """(workdir, *overrides, model=, env=) -> a started `python -m big_vision_dual.train`, its output in a pipe."""
     processes = []
 
-    def start(workdir, *overrides):
-        command = [sys.executable, "-u", "-m", "big_vision_dual.train", "--config", str(CONFIG)]
+    def start(workdir, *overrides, model="vit", env=environment):
+        command = [sys.executable, "-u", "-m", "big_vision_dual.train", "--config", f"{CONFIG}:{model}"]
         process = subprocess.Popen(
-            [*command, "--workdir", str(workdir), *overrides], env=environment, text=True, stdout=subprocess.PIPE,
+            [*command, "--workdir", str(workdir), *overrides], env=env, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )  # fmt: skip
         processes.append(process)

@@ -38,8 +38,8 @@ def losses(variant: str, model: str, devices: int, changes: dict) -> list[float]
 
 
 if __name__ == "__main__":
-    distributed.initialize()
     variants = json.loads(sys.argv[1])
-    curves = {variant: losses(variant, *arguments) for variant, arguments in variants.items()}
+    with distributed.joined():
+        curves = {variant: losses(variant, *arguments) for variant, arguments in variants.items()}
     if jax.process_index() == 0:
         print(json.dumps(curves))

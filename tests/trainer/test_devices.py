@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -17,8 +16,7 @@ FSDP = {"sharding_strategy": [["(params|opt_state)/.*", "fsdp(axis='data', min_s
 DUAL = {"optax_name": "big_vision_dual.scale_by_dualize", "model.scaling": "dual", "lr": 1.0}
 
 
-def start(environment, devices, variants, **variables):
-    environment = {**environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **variables}
+def start(environment, variants):
     return subprocess.Popen(
         [sys.executable, str(CURVE), json.dumps(variants)], env=environment, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -50,23 +48,13 @@ def one_process(environment):
         "dual, 1 device": ["mlp", 1, DUAL],
         "dual, sharded": ["mlp", 0, {**DUAL, "optax": {"shard_axis": "data"}}],
     }
-    return result(start(environment, 8, variants))
+    return result(start({**environment, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}, variants))
 
 
 @pytest.fixture(scope="module")
-def two_processes(environment):
-    """Curves of 2 processes of 4 devices, joined by jax.distributed over localhost."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    variables = {
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-    }
-    processes = [
-        start(environment, 4, {"fsdp": ["mlp", 0, FSDP]}, **variables, JAX_PROCESS_ID=str(rank)) for rank in range(2)
-    ]
+def two_processes(pod):
+    """Curves of 2 processes of 4 devices."""
+    processes = [start(variables, {"fsdp": ["mlp", 0, FSDP]}) for variables in pod()]
     results = [result(process) for process in processes]
     return results[0]
 

@@ -131,5 +131,13 @@ def test_hosts_are_counted_from_the_environment(monkeypatch, variables, hosts):
 
 
 def test_an_unknown_distributed_mode():
-    with pytest.raises(ValueError, match="'maybe'; possible: auto, on, off"):
-        distributed.initialize("maybe")
+    with pytest.raises(ValueError, match="'maybe'; possible: auto, on, off"), distributed.joined("maybe"):
+        pass
+
+
+@pytest.mark.parametrize("given", ["0", "soon", "1.5"])
+def test_seconds_of_silence_that_cannot_be(monkeypatch, given):
+    assert distributed.heartbeat_seconds() == 100
+    monkeypatch.setenv("BVD_HEARTBEAT_SECONDS", given)
+    with pytest.raises(ValueError, match="possible: whole seconds, at least 1"):
+        distributed.heartbeat_seconds()
