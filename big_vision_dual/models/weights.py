@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,13 +34,18 @@ def load(
     leaves = read(spec)
     stored = loop_to_scan(leaves) if model_cfg.get("scan") else scan_to_loop(leaves)
     ours = trees.flatten(init_params)
-    skipped = {path for path in {*ours, *stored} if any(re.fullmatch(pattern, path) for pattern in dont_load)}
+    skipped = set(not_loaded({*ours, *stored}, dont_load))
     wanted = {path: leaf for path, leaf in ours.items() if path not in skipped}
     stored = {path: leaf for path, leaf in stored.items() if path not in skipped}
     if _POSITIONS in stored and _POSITIONS in wanted:
         stored[_POSITIONS] = resample_positions(stored[_POSITIONS], wanted[_POSITIONS].shape[1])
     _check(stored, wanted, spec)
     return trees.unflatten({path: stored.get(path, leaf) for path, leaf in ours.items()})
+
+
+def not_loaded(paths: Iterable[str], dont_load: Sequence[str]) -> list[str]:
+    """Those of `paths` that a regex of `dont_load` matches as a whole, sorted."""
+    return sorted(path for path in paths if any(re.fullmatch(pattern, path) for pattern in dont_load))
 
 
 def save(params: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -22,6 +22,7 @@ def get_config():
     config = recipes.load("{pathlib.Path(__file__).parent / "tiny_config.py"}:mlp")
     with config.unlocked():
         config.ema = {{"decay": 0.5}}
+        config.model_load = {{"dont_load": ()}}
         config.evals.ema = {{**config.evals.val, "pred": "predict_ema"}}
     return config
 '''
@@ -60,14 +61,30 @@ def test_a_checkpoint_scores_what_the_last_row_of_its_run_says(trained, evaluate
     assert sorted(trained.workdir.rglob("*")) == before
 
 
-def test_so_do_its_parameters_in_a_weights_file(trained, evaluated, tmp_path):
+@pytest.fixture
+def weights_file(trained, tmp_path):
+    """The parameters that the run left, as a file."""
     state, _ = start.left_by(setup.prepare(recipes.load(trained.recipe)), trained.workdir, "the run")
-    file = tmp_path / "w.npz"
-    weights.save(state.params, file)
-    of_file = evaluated(f"--config.model_init={file}", "--only=val")
+    weights.save(state.params, tmp_path / "w.npz")
+    return tmp_path / "w.npz"
+
+
+def test_so_do_its_parameters_in_a_weights_file(trained, evaluated, weights_file):
+    of_file = evaluated(f"--config.model_init={weights_file}", "--only=val")
     of_run = evaluated("--workdir", trained.workdir, "--only", "val")
-    assert of_file == {"weights": str(file), "step": None, "metrics": of_run["metrics"]}
+    assert of_file == {"weights": str(weights_file), "step": None, "metrics": of_run["metrics"]}
     assert set(of_run["metrics"]) == {"val/acc@1", "val/loss"}
+
+
+def test_leaves_of_the_file_that_are_not_read_are_named(evaluated, weights_file, caplog):
+    of_file = f"--config.model_init={weights_file}"
+    whole = evaluated(of_file, "--only=val", "--config.model_load.dont_load=()")
+    assert not caplog.messages
+    fresh_head = evaluated(of_file, "--only=val", "--config.model_load.dont_load=('head/.*',)")
+    assert fresh_head["metrics"] != whole["metrics"]
+    (warning,) = caplog.messages
+    assert warning.startswith(f"head/bias, head/kernel of {weights_file} are not read but drawn at random")
+    assert "--config.model_load.dont_load='()' reads the whole file" in warning
 
 
 def test_people_get_a_table(trained, capsys):
