@@ -64,7 +64,7 @@ def unit_dual(
     g_BxNxM: jax.Array,
     polar: str | polar_lib.Polar = "newton_schulz_6",
     dtype: str = "float32",
-    unroll: bool = False,
+    unroll: bool | int = 1,
 ) -> jax.Array:
     """The dual of each gradient before its gain: the polar factor, or vectors of length 1; zero stays zero."""
     axes = ATOMS[kind].vector_axes

@@ -40,7 +40,8 @@ def project(
         stack = present.pack(weights)
         moved = atoms_lib.project(group.atom, stack, jnp.asarray(present.gains), polar, dtype)
         massful = jnp.asarray(present.target_norms > 0)[:, None, None]
-        projected |= present.unpack(jnp.where(massful, moved, stack), weights)
+        kept = present.unpack(jnp.where(massful, moved, stack))
+        projected |= {key: weight.astype(weights[key].dtype) for key, weight in kept.items()}
     return groups_lib.join(projected, params, table)
 
 

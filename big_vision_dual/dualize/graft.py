@@ -18,9 +18,12 @@ from big_vision_dual.dualize.placement import Placement
 from big_vision_dual.tables.schema import TargetNormTable
 
 _FALLBACKS = ("adam", "dualize")
-# Matrices in one program where nothing is sharded: enough to fill an accelerator, and a multiple of the usual depths,
-# as stacks of equal size share their kernels. One stack a shape takes a CPU longer to compile (docs/performance.md).
-_MATRICES = 12
+# Matrices in one program where nothing is sharded: stacks of equal size share their kernels, and what leaves a larger
+# stack takes longer to compile (docs/performance.md).
+_MATRICES = 4
+# Steps in a turn of the loop where a pod shares the work: the second writes where the first has read, while with one
+# a TPU copies every result (0.3 % of ViT-S/16's step on v3-8). It makes compilation longer, so not elsewhere.
+_STEPS_A_TURN = 2
 
 
 class DualizeState(NamedTuple):
@@ -39,7 +42,7 @@ def scale_by_dualize(
     dtype: str = "float32",
     per_head: bool = False,
     scale_floor: bool = False,
-    unroll: bool = False,
+    unroll: bool | int = False,
     fallback: Sequence[tuple[str, str]] = (),
     fallback_scale: float = 1.0,
     mu_dtype: Any = jnp.float32,
@@ -58,7 +61,7 @@ def scale_by_dualize(
     table: a table, a path, or a name in norm_cache; checked against the parameters at init (`tables.check`).
     momentum_kind: 'ema' as above, or 'trace' (m <- momentum m + g). Dual maps ignore the scale of their argument, so
       the two give the same updates; the stored momentum differs.
-    polar, dtype, unroll: see `polar.orthogonalize`.
+    polar, dtype, unroll: see `polar.orthogonalize`; False stands for 2 with a shard_axis, else for 1.
     per_head: a Linear with fan-out (heads, d_head), as query, key and value, counts as one Linear per head; each head's
       update then has the target norm in the norm of a Linear fan_in -> d_head.
     scale_floor: Linear updates are scaled by max(1, sqrt(fan_out/fan_in)); with fan_out < fan_in they exceed the
@@ -79,7 +82,7 @@ def scale_by_dualize(
         nesterov=nesterov,
         polar=polar_lib.get(polar),
         dtype=dtype,
-        unroll=unroll,
+        unroll=unroll or (1 if shard_axis is None else _STEPS_A_TURN),
         mu_dtype=mu_dtype,
         placement=Placement(shard_axis, mesh),
     )
@@ -101,7 +104,7 @@ class _Rule:
     nesterov: bool
     polar: polar_lib.Polar
     dtype: str
-    unroll: bool
+    unroll: bool | int
     mu_dtype: Any
     placement: Placement
 
@@ -151,13 +154,14 @@ def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransf
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        stacks, gradients = members(updates)
-        directions, momenta = dict(updates), []
+        stacks, present = members(updates)
+        gradients, directions, momenta = rule.placement.gradients(present), dict(updates), []
         for stack, momentum in zip(stacks, state.momentum, strict=True):
-            gradient = rule.gradient_weight * rule.placement.gradient(stack.pack(gradients))
+            gradient = rule.gradient_weight * rule.placement.momentum(stack.pack(gradients))
             mu = rule.momentum * momentum.astype(jnp.float32) + gradient
             direction = rule.momentum * mu + gradient if rule.nesterov else mu
-            directions |= stack.unpack(_dual(stack, direction, rule), gradients)
+            steps = stack.steps(stack.unpack(_unit_dual(stack, direction, rule)))
+            directions |= {key: step.astype(gradients[key].dtype) for key, step in steps.items()}
             momenta.append(rule.placement.momentum(mu.astype(rule.mu_dtype)))
         return directions, DualizeState(tuple(momenta))
 
@@ -165,18 +169,16 @@ def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransf
 
 
 def _stacks(group: groups_lib.Group, rule: _Rule) -> tuple[groups_lib.Group, ...]:
-    """The parts of a group that are computed together."""
-    if rule.placement.axis is not None:
-        return (group,)
-    return group.cut(_MATRICES)
+    """The parts of a group that are computed together; vectors are not worth taking out of a stack again."""
+    if not atoms_lib.ATOMS[group.atom].spectral:
+        return group.cut(1)
+    return group.cut(_MATRICES) if rule.placement.axis is None else (group,)
 
 
-def _dual(group: groups_lib.Group, direction_BxNxM: jax.Array, rule: _Rule) -> jax.Array:
-    """target_norm * dual(direction) of a whole stack."""
-    spectral = atoms_lib.ATOMS[group.atom].spectral
-    # Vectors are dualized on every device: they are not worth a second layout.
-    placed = rule.placement.whole_matrices(direction_BxNxM) if spectral else rule.placement.replicated(direction_BxNxM)
-    unit = atoms_lib.unit_dual(group.atom, placed, rule.polar, rule.dtype, rule.unroll)
-    travelling = unit.astype(rule.dtype) if spectral else unit  # in the precision of its products
-    gathered = rule.placement.replicated(travelling)[: group.shape[0]]
-    return jnp.asarray(group.gains * group.target_norms)[:, None, None] * gathered
+def _unit_dual(group: groups_lib.Group, direction_BxNxM: jax.Array, rule: _Rule) -> jax.Array:
+    """The dual before gain and target norm, on every device, in the precision that it travels in."""
+    if not atoms_lib.ATOMS[group.atom].spectral:
+        return atoms_lib.unit_dual(group.atom, rule.placement.replicated(direction_BxNxM))
+    whole = rule.placement.whole_matrices(direction_BxNxM)
+    unit = atoms_lib.unit_dual(group.atom, whole, rule.polar, rule.dtype, rule.unroll)
+    return rule.placement.replicated(unit.astype(rule.dtype))  # in the precision of its products

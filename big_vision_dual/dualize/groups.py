@@ -47,6 +47,11 @@ class Layout:
     def from_stack(self, x_BxNxM: jax.Array) -> jax.Array:
         return x_BxNxM.reshape(self.permuted).transpose(np.argsort(self.permutation))
 
+    def step(self, unit: jax.Array) -> jax.Array:
+        """A unit dual in the row's own shape -> one of its target norm, float32."""
+        length = (self.gain * self.target_norms).reshape(*self.batch, *(1,) * (unit.ndim - len(self.batch)))
+        return length.transpose(np.argsort(self.permutation)) * unit.astype(jnp.float32)
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -91,14 +96,18 @@ class Group:
         """{key: array} -> stack (B, n, m) of `dtype`."""
         return jnp.concatenate([layout.to_stack(atoms[layout.key].astype(dtype)) for layout in self.layouts])
 
-    def unpack(self, stack_BxNxM: jax.Array, like: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Stack -> {key: array} in the dtypes of `like`."""
+    def unpack(self, stack_BxNxM: jax.Array) -> dict[str, jax.Array]:
+        """Stack, perhaps padded at its end -> {key: array} in the stack's dtype."""
         atoms, start = {}, 0
         for layout in self.layouts:
             part = jax.lax.slice_in_dim(stack_BxNxM, start, start + layout.count)
-            atoms[layout.key] = layout.from_stack(part).astype(like[layout.key].dtype)
+            atoms[layout.key] = layout.from_stack(part)
             start += layout.count
         return atoms
+
+    def steps(self, units: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """{key: unit dual} -> {key: the same at its target norm}, float32."""
+        return {layout.key: layout.step(units[layout.key]) for layout in self.layouts}
 
 
 def make(

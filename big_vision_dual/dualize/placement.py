@@ -1,6 +1,6 @@
 """Where the stacks live on a device mesh, so that a pod orthogonalizes each matrix once.
 
-    gradients -all-reduce, cut-> momentum, matrix axis sharded -all-to-all-> whole matrices, stack axis sharded
+    gradients -all-reduce-> -cut-> momentum, matrix axis sharded -all-to-all-> whole matrices, stack axis sharded
               -polar: no communication-> dual -all-gather-> update
 
 Momentum keeps its unpadded shape, so a checkpoint does not depend on the number of devices.
@@ -9,11 +9,21 @@ Momentum keeps its unpadded shape, so a checkpoint does not depend on the number
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+
+
+def sharded_axis(shape: tuple[int, ...], devices: int) -> int | None:
+    """The axis of a stack (B, n, m) that its momentum is cut along: the first of n, m, B that divides evenly.
+
+    None, so whole on every device, where none does and for vectors (n = 1): they are not worth a second layout.
+    """
+    divisible = [axis for axis in (1, 2, 0) if shape[axis] % devices == 0]
+    return divisible[0] if divisible and shape[1] > 1 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,22 +36,19 @@ class Placement:
     axis: str | None = None
     mesh: jax.sharding.Mesh | None = None
 
-    def gradient(self, stack_BxNxM: jax.Array) -> jax.Array:
-        """Summed over all devices, then sharded as the momentum.
+    def gradients(self, atoms: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Each summed over all devices, before anything is cut.
 
         Asked for shards at once, the compiler makes a ring of permutes of every product that yields a gradient, on v5e:
         37.8 ms a step instead of 21.9 (its own estimates; ViT-S/16 of depth 4, batch 1024, v5e-16).
         """
-        return self.momentum(self.replicated(stack_BxNxM))
+        return {key: self.replicated(atom) for key, atom in atoms.items()}
 
     def momentum(self, stack_BxNxM: jax.Array) -> jax.Array:
-        """Sharded over the first of the axes n, m, B that divides evenly; else replicated."""
+        """Sharded over the axis that `sharded_axis` names."""
         if self.axis is None:
             return stack_BxNxM
-        for dimension in (1, 2, 0):
-            if stack_BxNxM.shape[dimension] % self._size() == 0:
-                return self._constrain(stack_BxNxM, dimension)
-        return self._constrain(stack_BxNxM, None)
+        return self._constrain(stack_BxNxM, sharded_axis(stack_BxNxM.shape, self._size()))
 
     def whole_matrices(self, stack_BxNxM: jax.Array) -> jax.Array:
         """Stack axis sharded and padded with zero matrices to a multiple of the devices; a single matrix replicated."""
@@ -53,8 +60,8 @@ class Placement:
         padded = jnp.pad(stack_BxNxM, ((0, -count % self._size()), (0, 0), (0, 0)))
         return self._constrain(padded, 0)
 
-    def replicated(self, stack_BxNxM: jax.Array) -> jax.Array:
-        return stack_BxNxM if self.axis is None else self._constrain(stack_BxNxM, None)
+    def replicated(self, x: jax.Array) -> jax.Array:
+        return x if self.axis is None else self._constrain(x, None)
 
     def _size(self) -> int:
         mesh = self._mesh()

@@ -12,6 +12,8 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from big_vision_dual.dualize import placement
+
 PyTree = Any
 AnyMesh = Mesh | AbstractMesh
 DEFAULT_MESH = (("data", -1),)
@@ -82,11 +84,9 @@ def _fsdp(leaf: Any, mesh: AnyMesh, axis: str | tuple[str, ...] = "data", min_si
 
 
 def _stack(leaf: Any, mesh: AnyMesh, axis: str | tuple[str, ...] = "data") -> P:
-    """The first of axes 1, 2, 0 of a stack (B, n, m) that the mesh axis divides, as `dualize.placement` has it."""
-    for dimension in (1, 2, 0):
-        if leaf.ndim == 3 and leaf.shape[dimension] % _axis_size(mesh, axis) == 0:
-            return P(*([None] * dimension), axis)
-    return P()
+    """The axis of a stack (B, n, m) that `dualize.placement` cuts its momentum along."""
+    dimension = placement.sharded_axis(leaf.shape, _axis_size(mesh, axis)) if leaf.ndim == 3 else None
+    return P() if dimension is None else P(*([None] * dimension), axis)
 
 
 _OPERATIONS: dict[str, Callable[..., P]] = {"replicate": _replicate, "fsdp": _fsdp, "stack": _stack}

@@ -11,7 +11,7 @@ import sys
 import jax
 import pytest
 
-from big_vision_dual.dualize.placement import Placement
+from big_vision_dual.dualize.placement import Placement, sharded_axis
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,13 @@ def test_sharded_update_is_the_replicated_one(report):
     assert report["difference"] < 1e-6  # updates of size 0.1; float32 summation order, seen 0
 
 
-def test_momentum_is_spread_over_the_devices(report):
+def test_momentum_of_matrices_is_spread_over_the_devices(report):
     assert report["momentum_bytes_per_device"] * 8 == report["momentum_bytes"]
+
+
+def test_momentum_of_vectors_is_not():
+    shapes = ((48, 384, 1536), (3, 12, 24), (16, 3, 5), (1, 1, 384))
+    assert [sharded_axis(shape, 8) for shape in shapes] == [1, 2, 0, None]
 
 
 def test_no_collective_inside_the_iterations(report):
