@@ -1,8 +1,9 @@
 """Cost of one optimizer update on all of ViT-S/16: stacked dualization, the same one leaf at a time, and Muon.
 
-    python benchmarks/dualize.py                    about 3 minutes on 2 quiet cores
+    python benchmarks/dualize.py                    about 1 minute on 2 quiet cores
     python benchmarks/dualize.py --rounds 1 --table vit_ti16_i1k
-    python benchmarks/dualize.py --topology v5e-4   compile time and memory by the TPU compiler, for one of its devices
+    python benchmarks/dualize.py --topology v5e-4 --dtype bfloat16
+                                                    compile time and memory by the TPU compiler, for one of its devices
 
 Compared: update time (least of the interleaved rounds, wall clock and processor time), compile time, and memory
 (temporaries + outputs of the compiled update). `optax.contrib.muon` updates biases and scales with Adam.
@@ -64,10 +65,10 @@ def timed(function: Callable[[], Any]) -> tuple[Any, Timing]:
     return result, Timing(time.perf_counter() - wall, time.process_time() - processor)
 
 
-def one_leaf_at_a_time(table: TargetNormTable, unroll: bool = False) -> optax.GradientTransformation:
+def one_leaf_at_a_time(table: TargetNormTable, **options: Any) -> optax.GradientTransformation:
     """The same functions without stacking: a transformation of its own for every leaf."""
     single: dict[str, Any] = {
-        path: dualize.scale_by_dualize(dataclasses.replace(table, rows=rows), unroll=unroll)
+        path: dualize.scale_by_dualize(dataclasses.replace(table, rows=rows), **options)
         for path, rows in table.by_path().items()
     }
 
@@ -125,12 +126,15 @@ def gradients_of(table: TargetNormTable, topology: str | None) -> Any:
     return trees.unflatten(shapes)
 
 
-def subjects(table: TargetNormTable, gradients: Any) -> list[Subject]:
+def subjects(table: TargetNormTable, gradients: Any, dtype: str) -> list[Subject]:
     ours, theirs = polar.get("newton_schulz_6"), polar.get("muon_5")
+    options = {"polar": ours.name, "dtype": dtype}
     return [
-        compiled("stacked (ours)", ours, dualize.scale_by_dualize(table, polar=ours.name), gradients),
-        compiled("one leaf at a time (ours)", ours, one_leaf_at_a_time(table), gradients),
-        compiled("one leaf at a time, steps unrolled", ours, one_leaf_at_a_time(table, unroll=True), gradients),
+        compiled("stacked (ours)", ours, dualize.scale_by_dualize(table, **options), gradients),
+        compiled("one leaf at a time (ours)", ours, one_leaf_at_a_time(table, **options), gradients),
+        compiled(
+            "one leaf at a time, steps unrolled", ours, one_leaf_at_a_time(table, **options, unroll=True), gradients
+        ),
         compiled("optax.contrib.muon, its own steps", theirs, muon(table, theirs), gradients),
         compiled("optax.contrib.muon, our steps", ours, muon(table, ours), gradients),
     ]
@@ -157,18 +161,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", default="vit_s16_i1k", help="a name in norm_cache, or a path")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of our products")
     parser.add_argument("--topology", help="a TPU slice, for example v5e-4: compile for it instead, run nothing")
     options = parser.parse_args()
     table = tables.load(options.table)
     gradients = gradients_of(table, options.topology)
-    found = subjects(table, gradients)
+    found = subjects(table, gradients, options.dtype)
     for _ in range(0 if options.topology else options.rounds):
         for it in found:
             _, spent = timed(lambda it=it: it.compiled(gradients, it.state, gradients))
             it.update = it.update.least(spent)
     where = options.topology or jax.default_backend()
     versions = f"jax {jax.__version__}, optax {optax.__version__}, {platform.machine()}, {where}"
-    show(found, f"{options.table}: {len(table.rows)} leaves; {versions}")
+    show(found, f"{options.table}: {len(table.rows)} leaves, {options.dtype}; {versions}")
 
 
 if __name__ == "__main__":
