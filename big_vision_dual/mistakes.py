@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 STATUS = 2
-_TRACEBACK = "BVD_TRACEBACK"
+TRACEBACK = "BVD_TRACEBACK"
 
 
 def guarded(program: str, command: Callable[[], int]) -> int:
@@ -20,7 +20,7 @@ def guarded(program: str, command: Callable[[], int]) -> int:
         return command()
     except Exception as error:
         ours = type(error).__module__.startswith("big_vision_dual")
-        if os.environ.get(_TRACEBACK) or not (ours or isinstance(error, ValueError | FileNotFoundError)):
+        if os.environ.get(TRACEBACK) or not (ours or isinstance(error, ValueError | FileNotFoundError)):
             raise
-        print(f"{program}: {error}\n({_TRACEBACK}=1 shows where it was raised.)", file=sys.stderr)
+        print(f"{program}: {error}\n({TRACEBACK}=1 shows where it was raised.)", file=sys.stderr)
         return STATUS

@@ -7,12 +7,11 @@ Exit codes: 0 done; 75 stopped by SIGTERM or SIGINT with everything saved, the s
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
 from big_vision_dual import mistakes, recipes
-from big_vision_dual.trainer import distributed
+from big_vision_dual.trainer import distributed, quiet
 from big_vision_dual.trainer.loop import fit
 
 
@@ -33,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Trains with parsed arguments; 0 when done."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    with distributed.joined(known.distributed):
+    with quiet.libraries(), distributed.joined(known.distributed):
         fit(recipes.load(known.config, overrides), known.workdir)
     return 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
 
 from rich.console import Console
 from rich.table import Table
@@ -28,10 +27,9 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates; the first host prints."""
     import jax
 
-    from big_vision_dual.trainer import distributed, evaluate
+    from big_vision_dual.trainer import distributed, evaluate, quiet
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    with distributed.joined(args.distributed):
+    with quiet.libraries(), distributed.joined(args.distributed):
         config = recipes.load(args.config, args.overrides)
         result = evaluate.evaluate(config, args.workdir, [name for name in args.only.split(",") if name])
     if jax.process_index() == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -84,8 +85,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, distributed.HostLost):  # what is being written would wait for that host
+        if error is None:
             self.close()
+        elif not isinstance(error, distributed.HostLost):  # what is being written would wait for that host
+            with contextlib.suppress(Exception):  # the first error is the one to report
+                self.close()
 
     def restore(self, state: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """(state, notes) of the newest checkpoint that can be read, or None where there is none at all.
@@ -151,7 +155,9 @@ def _everywhere(good: bool) -> bool:
 
 
 def _first_line(error: Exception | None) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+    """What happened, in at most 400 characters; tensorstore says it last, after the paths, before its settings."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__).split(" [tensorstore_spec=")[0]
+    return line if len(line) <= 400 else f"{line[:100]} ... {line[-290:]}"
 
 
 def _flat(tree: PyTree) -> dict[str, Any]:

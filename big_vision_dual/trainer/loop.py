@@ -45,10 +45,10 @@ def fit(config: Any, workdir: epath.PathLike | None = None, *, source: data.Sour
       nothing. source: training data in place of config.input.data.
 
     Raises signals.Stopped, which ends the process with exit code 75, once a stop that SIGTERM or SIGINT asked
-    for is saved; health.NonFiniteError; checkpoint.CheckpointError; distributed.HostLost; and what `setup.prepare`
-    raises.
+    for is saved; health.NonFiniteError; checkpoint.CheckpointError; workdir.WorkdirError; distributed.HostLost;
+    and what `setup.prepare` raises.
     """
-    with contextlib.ExitStack() as stack:
+    with workdir_lib.unwritable_named(workdir), contextlib.ExitStack() as stack:
         stop = stack.enter_context(signals.StopRequest())
         session = _Session(setup.prepare(config, source), workdir, stack)
         with distributed.lost_hosts_named():

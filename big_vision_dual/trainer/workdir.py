@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,7 +18,27 @@ from big_vision_dual import tables
 from big_vision_dual.trainer.setup import Run
 
 TABLE_FILE, CONFIG_FILE, VERSIONS_FILE = "norm_table.json", "config.json", "versions.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PACKAGES = ("big_vision_dual", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
+
+
+class WorkdirError(RuntimeError):
+    """A workdir that cannot be written to."""
+
+
+@contextlib.contextmanager
+def unwritable_named(path: epath.PathLike | None) -> Iterator[None]:
+    """Raises WorkdirError in place of what the operating system says of a full disk or a folder it protects."""
+    try:
+        yield
+    except OSError as error:
+        inside = path is not None and str(error.filename).startswith(os.path.abspath(path))
+        if path is None or not (inside or error.errno in _FULL):
+            raise
+        raise WorkdirError(
+            f"cannot write to the workdir {os.fspath(path)}: {error}. Its checkpoints are intact: free some space "
+            "there, or give a folder that you may write to, and run the same command again."
+        ) from error
 
 
 def open_workdir(path: epath.PathLike) -> epath.Path:

@@ -97,7 +97,9 @@ def test_a_full_disk_is_one_clear_error_and_the_last_good_one_stays(saved, wante
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
     try:
         saved.save(6, make_state(6).replace(params={"a": noise}), {})
-        with pytest.raises(checkpoint.CheckpointError, match=r"the last good one, step 5, is kept\. Free some space"):
+        with pytest.raises(
+            checkpoint.CheckpointError, match=r"File too large.*the last good one, step 5, is kept\. Free some space"
+        ):
             saved.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
 
 import pytest
 
 from big_vision_dual import tables
 from big_vision_dual.models import weights
-from big_vision_dual.trainer import checkpoint, health, metrics, setup
+from big_vision_dual.trainer import checkpoint, health, metrics, setup, workdir
 from big_vision_dual.trainer.loop import fit
 
 
@@ -41,6 +43,32 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(tmp_pat
     with pytest.raises(health.NonFiniteError, match=r"at step [67]: .*step 4 is kept; the same command continues"):
         fit(config, tmp_path)
     assert sorted(path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()) == ["4"]
+
+
+@pytest.mark.parametrize(
+    ("largest_file", "message", "left"),
+    [
+        (500, r"cannot write to the workdir .*/run: .*File too large.*: free some space", []),
+        (8000, r"could not write a checkpoint to .*: .*File too large.*there is none yet\. Free some space", [4]),
+    ],
+)
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, train_process, largest_file, message, left):
+    process = train_process(tmp_path / "run", model="mlp")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert re.search(message, output), output
+    assert "Traceback" not in output
+    unfinished = [path.name for path in (tmp_path / "run" / checkpoint.FOLDER).iterdir()]
+    assert unfinished == [f"{step}.orbax-checkpoint-tmp" for step in left]
+    again, _ = train_process(tmp_path / "run", model="mlp").communicate(timeout=120)
+    assert "starts afresh" in again
+    assert [row["step"] for row in metrics.read(tmp_path / "run" / metrics.FILE)] == list(range(1, 13))
+
+
+def test_a_workdir_that_cannot_be_made(tiny):
+    with pytest.raises(workdir.WorkdirError, match=r"cannot write to the workdir /proc/w: .*a folder that you may"):
+        fit(tiny(model="mlp"), "/proc/w")
 
 
 def test_model_init_starts_from_a_weights_file(tmp_path, tiny):
