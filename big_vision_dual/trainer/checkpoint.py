@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from typing import Any
 
@@ -18,6 +19,7 @@ from big_vision_dual.trainer import distributed
 
 PyTree = Any
 FOLDER = "checkpoints"
+_DAMAGED = "damaged"
 _KEEP_LATEST = 2  # the newest, and the one before in case the newest turns out damaged
 
 
@@ -96,8 +98,8 @@ class Checkpoints:
 
         state: shapes, dtypes and shardings of what to restore; the sharding, and the number of devices, may
           differ from those it was saved with. A damaged checkpoint is renamed to `{step}.damaged`, with a
-          warning, and the one before is tried. Raises CheckpointError when none can be read, or one is of
-          another model.
+          warning, and the one before is tried. Raises CheckpointError when there are only damaged ones, or one is
+          of another model.
         """
         steps = self.steps
         for step in reversed(steps):
@@ -111,13 +113,14 @@ class Checkpoints:
                 return found
             logging.warning(
                 "checkpoint %d in %s cannot be read and is skipped: %s", step, self._folder,
-                _first_line(reason) if found is None else "damaged on another host",
+                f"{type(reason).__name__}: {_first_line(reason)}" if found is None else "damaged on another host",
             )  # fmt: skip
             self._set_aside(step)
-        if steps:
+        damaged = sorted(path.name for path in self._folder.glob(f"*.{_DAMAGED}*"))
+        if steps or damaged:
             raise CheckpointError(
-                f"none of the checkpoints {steps} in {self._folder} can be read (see the warnings). "
-                "Delete that folder to start afresh, or give config.resume another run's."
+                f"none of the checkpoints in {self._folder} can be read: {', '.join(damaged or map(str, steps))}. "
+                "Delete that folder to start afresh, or give another workdir and config.resume another run's."
             )
         return None
 
@@ -133,10 +136,15 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         if jax.process_index() == 0 and not self._read_only:
-            (self._folder / str(step)).rename(self._folder / f"{step}.damaged")
+            (self._folder / str(step)).rename(self._unused(f"{step}.{_DAMAGED}"))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"set aside {step}")
         self._manager.reload()
+
+    def _unused(self, name: str) -> epath.Path:
+        """The path `name`, with a number where the same step was damaged before."""
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        return next(path for path in map(self._folder.joinpath, names) if not path.exists())
 
     def _not_written(self, error: Exception) -> CheckpointError:
         self._manager.reload()

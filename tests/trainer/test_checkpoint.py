@@ -66,6 +66,26 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(saved, wanted, tmp_pat
     assert (tmp_path / "5.damaged").is_dir()
 
 
+def test_the_same_step_may_be_damaged_again(saved, wanted, tmp_path):
+    for _ in range(2):
+        damage(tmp_path / "5" / "state/d")
+        assert int(newest(saved, wanted).step) == 4
+        saved.save(5, make_state(5), {})
+        saved.wait()
+    assert {path.name for path in tmp_path.glob("*.damaged*")} == {"5.damaged", "5.damaged-2"}
+
+
+def test_damaged_ones_alone_are_no_fresh_start_however_often_it_is_tried(saved, wanted, tmp_path):
+    for step in saved.steps:
+        damage(tmp_path / str(step) / "state/d")
+    for _ in range(2):
+        with pytest.raises(
+            checkpoint.CheckpointError,
+            match=r"can be read: 3\.damaged, 4\.damaged, 5\.damaged\. Delete that folder to start afresh",
+        ):
+            saved.restore(wanted)
+
+
 def damage(path):
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     assert files
@@ -78,7 +98,7 @@ def damage(path):
 def test_flipped_bits_are_found_by_the_sums(saved, wanted, monkeypatch):
     flipped = jax.jit(lambda tree: {path: value + (path == "b") for path, value in checkpoint._sums(tree).items()})
     monkeypatch.setattr(checkpoint, "_sums", lambda tree: {**flipped(tree), "params/b": jnp.uint32(1)})
-    with pytest.raises(checkpoint.CheckpointError, match=r"none of the checkpoints \[3, 4, 5\] .* can be read"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"none of the checkpoints in .* can be read"):
         saved.restore(wanted)
 
 
