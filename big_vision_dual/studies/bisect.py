@@ -39,6 +39,7 @@ SWITCHES = {
     "optimizer": Switch("adam", "dualize"),
     "table": Switch("flat", "well_normed", ("seed",), needs_dualize=True),
     "vectors": Switch("adam", "dualize", needs_dualize=True),
+    "vector_mass": Switch(1.0, 1.0, (0.1,), needs_dualize=True),
     "ends": Switch("adam", "dualize", needs_dualize=True),
     "scale_floor": Switch(True, False, needs_dualize=True),
     "weight_constraint": Switch("none", "none", ("project", "frank_wolfe"), needs_dualize=True),
@@ -86,6 +87,8 @@ def config_of(base: Mapping[str, Any], variant: Variant) -> grid.Config:
     if fallback:
         options["fallback_scale"] = FALLBACK_SCALE
     config = settings.warmed_up(settings.dualize(base, variant["table"], scaling), variant["warmup"])
+    if variant["vector_mass"] != 1:
+        config = grid.replace(config, {"norms.masses": dict.fromkeys(("Bias", "Scale"), variant["vector_mass"])})
     return grid.replace(config, {"optax": options, "weight_constraint": variant["weight_constraint"]})
 
 

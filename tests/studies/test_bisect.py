@@ -60,6 +60,12 @@ def test_the_share_of_some_atoms_shrinks_and_that_of_others_stays():
         np.testing.assert_allclose(norm, whole[path] * (0.25 if path.endswith("/bias") else 1))
 
 
+def test_vectors_of_a_tenth_of_the_mass_take_a_tenth_of_the_step_of_their_kernel():
+    norms = target_norms.of(bisect.config_of(BASE, {**bisect.DUAL, "vector_mass": 0.1}))
+    assert norms["head/bias"] == pytest.approx(0.1 * norms["head/kernel"])
+    assert norms["Transformer/encoder_norm/scale"] == pytest.approx(0.1 * norms["head/kernel"])
+
+
 def test_growth_is_relative_to_the_start_and_runs_share_no_seed_twice(monkeypatch):
     def run(trials, results):
         del results
