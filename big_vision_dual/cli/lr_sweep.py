@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--log2-lrs", metavar="LOW:HIGH", help="octaves, e.g. --log2-lrs=-11:-5 (with =); default by setting"
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--window", type=float, default=2.0, help="octaves around the lowest loss to fit (default 2)")
     parser.add_argument("--at-once", type=int, help="trials in one program (default: as many as fit in memory)")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/lr_sweep"), help="folder of results")
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         octaves = lr_transfer.octaves(setting, args.log2_lrs)
         trials = lr_transfer.trials(base, setting, args.axis, sizes, octaves, args.seeds)
         records, timing = sweep.run(trials, results, at_once=args.at_once)
-        transfer = lr_transfer.analyse(records, setting, args.axis)
+        transfer = lr_transfer.analyse(records, setting, args.axis, args.window)
         console.print(_table(transfer))
         console.print(f"{timing.trials} trials in {timing.total:.0f} s, {timing.compile:.0f} s of them compiling\n")
         panels[setting] = [_line(curve, args.axis) for curve in transfer.curves]
@@ -60,10 +61,12 @@ def _line(curve, axis: str):
 
 def _table(transfer) -> Table:
     caption = f"drift {transfer.per_doubling} octaves a doubling, {transfer.total} in all (95 % bootstrap over seeds)"
-    view = Table(transfer.axis, "best log2 lr", "loss there", "diverged", title=transfer.setting, caption=caption)
+    columns = (transfer.axis, "best log2 lr", "loss there", "lowest measured", "diverged")
+    view = Table(*columns, title=transfer.setting, caption=caption)
     for curve in transfer.curves:
         edge = " (edge of the grid)" if curve.optimum.at_edge else ""
         diverged = int((curve.loss_LxS == float("inf")).sum())
         loss = f"{curve.optimum.loss:.3f}"
-        view.add_row(str(curve.size), f"{curve.optimum.interval}{edge}", loss, f"{diverged} of {curve.loss_LxS.size}")
+        best, lowest = f"{curve.optimum.interval}{edge}", f"{curve.lowest:.3f}"
+        view.add_row(str(curve.size), best, loss, lowest, f"{diverged} of {curve.loss_LxS.size}")
     return view

@@ -9,7 +9,7 @@ from scipy import stats
 
 LEVEL = 0.95
 _RESAMPLES = 1000
-_WINDOW = 2.0  # octaves on each side of the lowest point that the parabola is fitted to
+WINDOW = 2.0  # octaves on each side of the lowest point that the parabola is fitted to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Optimum:
         return Interval.of(self.log2_lr, self.resampled)
 
 
-def optimum(log2_lr_L: np.ndarray, loss_LxS: np.ndarray) -> Optimum:
+def optimum(log2_lr_L: np.ndarray, loss_LxS: np.ndarray, window: float = WINDOW) -> Optimum:
     """Fits the mean over seeds; bootstraps by drawing seeds with replacement, the same for all learning rates.
 
     Points where any seed diverged (inf) are left out. With S seeds there are few distinct resamples (10 for 3): read
@@ -57,22 +57,22 @@ def optimum(log2_lr_L: np.ndarray, loss_LxS: np.ndarray) -> Optimum:
     seeds = loss_LxS.shape[1]
     draws_RxS = np.random.default_rng(0).integers(0, seeds, (_RESAMPLES, seeds))
     mean_L = loss_LxS.mean(axis=1)
-    vertex, loss = parabola(log2_lr_L, mean_L)
-    resampled = np.array([parabola(log2_lr_L, loss_LxS[:, draw].mean(axis=1))[0] for draw in draws_RxS])
+    vertex, loss = parabola(log2_lr_L, mean_L, window)
+    resampled = np.array([parabola(log2_lr_L, loss_LxS[:, draw].mean(axis=1), window)[0] for draw in draws_RxS])
     return Optimum(vertex, loss, resampled, int(np.argmin(mean_L)) in (0, len(mean_L) - 1))
 
 
-def parabola(x_L: np.ndarray, y_L: np.ndarray) -> tuple[float, float]:
-    """Vertex (x, y) of the least-squares parabola through the points within 2 octaves of the lowest one.
+def parabola(x_L: np.ndarray, y_L: np.ndarray, window: float = WINDOW) -> tuple[float, float]:
+    """Vertex (x, y) of the least-squares parabola through the points within `window` octaves of the lowest one.
 
-    The lowest point itself where there are fewer than three, where the parabola opens downwards, or where its vertex
-    leaves the window.
+    A cliff inside the window bends it: then the vertex lies far below every point. The lowest point itself where there
+    are fewer than three, where the parabola opens downwards, or where its vertex leaves the window.
     """
     lowest = int(np.argmin(y_L))
-    near = np.isfinite(y_L) & (np.abs(x_L - x_L[lowest]) <= _WINDOW)
+    near = np.isfinite(y_L) & (np.abs(x_L - x_L[lowest]) <= window)
     if near.sum() >= 3:
         a, b, c = np.polyfit(x_L[near] - x_L[lowest], y_L[near], 2)
-        if a > 0 and abs(b / (2 * a)) <= _WINDOW:
+        if a > 0 and abs(b / (2 * a)) <= window:
             return float(x_L[lowest] - b / (2 * a)), float(c - b * b / (4 * a))
     return float(x_L[lowest]), float(y_L[lowest])
 

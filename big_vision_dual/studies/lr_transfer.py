@@ -25,6 +25,11 @@ class Curve:
     loss_LxS: np.ndarray
     optimum: fit.Optimum
 
+    @property
+    def lowest(self) -> float:
+        """The lowest measured loss, mean over seeds: a fitted one far below it is no loss that any run would have."""
+        return float(self.loss_LxS.mean(axis=1).min())
+
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
@@ -70,13 +75,12 @@ def trials(
     return made
 
 
-def analyse(records: Sequence[Record], setting: str, axis: str) -> Transfer:
+def analyse(records: Sequence[Record], setting: str, axis: str, window: float = fit.WINDOW) -> Transfer:
     """Optima and drift from the records of one setting. The loss is the training loss of the last tenth."""
     sizes = sorted({record["point"][axis] for record in records})
     tables = [losses([r for r in records if r["point"][axis] == size]) for size in sizes]
-    curves = tuple(
-        Curve(size, lrs, losses, fit.optimum(lrs, losses)) for size, (lrs, losses) in zip(sizes, tables, strict=True)
-    )
+    fitted = [fit.optimum(lrs, losses, window) for lrs, losses in tables]
+    curves = tuple(Curve(size, *table, best) for size, table, best in zip(sizes, tables, fitted, strict=True))
     log2_sizes = np.log2(sizes)
     slopes_R = fit.slope(log2_sizes, np.stack([curve.optimum.resampled for curve in curves]))
     best = fit.slope(log2_sizes, np.array([[curve.optimum.log2_lr] for curve in curves]))[0]

@@ -19,6 +19,13 @@ def test_diverged_points_and_points_far_away_do_not_bend_it():
     assert fit.parabola(LRS, losses) == pytest.approx((-2.4, 1.1))
 
 
+def test_a_narrow_window_keeps_a_cliff_out():
+    losses = 0.01 * (LRS + 2.0) ** 2 + 2.2
+    losses[-1] = 5.0  # 2 octaves from the lowest
+    assert fit.parabola(LRS, losses)[1] < losses.min() - 0.1
+    assert fit.parabola(LRS, losses, window=1.0) == pytest.approx((-2.0, 2.2))
+
+
 def test_where_no_bottom_is_inside_the_lowest_point_counts_and_says_so():
     falling = fit.optimum(LRS, np.stack([5 - LRS, 5.1 - LRS], axis=1))
     assert falling.at_edge
