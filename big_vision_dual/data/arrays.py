@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision_dual.data.augment import Augment, augment_fn
-from big_vision_dual.data.base import Batch, DataError, host_range, local_size
+from big_vision_dual.data.base import Batch, DataError, host_range
+from big_vision_dual.data.drawn import DrawnSource
 from big_vision_dual.data.padded import PaddedBatches
 from big_vision_dual.data.permutation import permuted
 
@@ -136,8 +137,8 @@ def _drawn(
 
 
 @dataclasses.dataclass(frozen=True)
-class ArraySource:
-    """Training data from arrays. Fields as in `data.make`; every host holds all arrays."""
+class ArraySource(DrawnSource):
+    """Training data from arrays. Fields as in `data.make`."""
 
     arrays: Arrays
     batch_size: int
@@ -165,26 +166,16 @@ class ArraySource:
         return len(self.arrays.labels)
 
     def on_device(self) -> dict[str, jax.Array]:
-        """The arrays {image, label} to hand to `batch`: an argument of the compiled step, not a constant in it."""
+        """{image, label}."""
         return {"image": jnp.asarray(self.arrays.images), "label": jnp.asarray(self.arrays.labels)}
 
     def batch(
         self, arrays: Mapping[str, jax.Array], step: int | jax.Array, seed: int | jax.Array | None = None
     ) -> dict[str, jax.Array]:
-        """Batch `step` of all hosts: {image (batch, H, W, C), labels (batch, num_classes)}; pure, jit-able."""
+        """{image (batch, H, W, C), labels (batch, num_classes)}."""
         seed = self.seed if seed is None else seed
         sizes = {"batch_size": self.batch_size, "num_classes": self.arrays.num_classes}
         return _drawn(arrays, step, seed, **sizes, augment=self.augment)
-
-    def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """This host's part of each batch as NumPy arrays, for a loop that is fed from outside."""
-        arrays = self.on_device()
-        size = local_size(self.batch_size, self.process_count)
-        mine = slice(self.process_index * size, (self.process_index + 1) * size)
-        step = start_step
-        while True:
-            yield {name: np.asarray(value[mine]) for name, value in self.batch(arrays, step).items()}
-            step += 1
 
 
 def padded(data: Mapping[str, Any], size: int, process_index: int, process_count: int) -> PaddedBatches:

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_dual.data.base import Batch, DataError, host_range, local_size
+from big_vision_dual.data.base import Batch, DataError, host_range
+from big_vision_dual.data.drawn import DrawnSource
 from big_vision_dual.data.padded import PaddedBatches
 
 NAME, VOCABULARY = "bytes", 256
@@ -89,8 +90,8 @@ def _drawn(text: jax.Array, step: Any, seed: Any, *, batch_size: int, length: in
 
 
 @dataclasses.dataclass(frozen=True)
-class ByteSource:
-    """Training windows of a text; every host holds all of it. The methods are those of `arrays.ArraySource`."""
+class ByteSource(DrawnSource):
+    """Training windows of a text; every host holds all of it."""
 
     text: np.ndarray
     length: int
@@ -112,22 +113,13 @@ class ByteSource:
         return (len(self.text) - 1) // self.length
 
     def on_device(self) -> dict[str, jax.Array]:
-        """The text to hand to `batch`."""
+        """{text}, uint8."""
         return {"text": jnp.asarray(self.text)}
 
     def batch(self, arrays: Mapping[str, jax.Array], step: Any, seed: Any = None) -> dict[str, jax.Array]:
-        """Batch `step` of all hosts: {tokens (batch, length + 1), int32}; pure, jit-able."""
+        """{tokens (batch, length + 1)}, int32."""
         seed = self.seed if seed is None else seed
         return {"tokens": _drawn(arrays["text"], step, seed, batch_size=self.batch_size, length=self.length)}
-
-    def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """This host's part of each batch as NumPy arrays, for a loop that is fed from outside."""
-        arrays, size = self.on_device(), local_size(self.batch_size, self.process_count)
-        mine = slice(self.process_index * size, (self.process_index + 1) * size)
-        step = start_step
-        while True:
-            yield {"tokens": np.asarray(self.batch(arrays, step)["tokens"][mine])}
-            step += 1
 
 
 def windows(given: Mapping[str, Any]) -> np.ndarray:

@@ -12,11 +12,12 @@ import numpy as np
 from big_vision_dual import data
 from big_vision_dual.data import arrays, text
 from big_vision_dual.data.augment import augment_fn
+from big_vision_dual.data.drawn import DrawnSource
 
 _READ = 256  # examples a batch while reading
 
 
-def training(config: Mapping[str, Any]) -> arrays.ArraySource | text.ByteSource:
+def training(config: Mapping[str, Any]) -> DrawnSource:
     """`config.input` as a source on the device; TFDS splits are decoded once and kept (mind their size)."""
     given = config["input"]
     if given["data"]["name"] == text.NAME:

@@ -13,7 +13,8 @@ import optax
 from ml_collections import ConfigDict
 
 from big_vision_dual import losses, models, optim
-from big_vision_dual.data import arrays, text
+from big_vision_dual.data import arrays
+from big_vision_dual.data.drawn import DrawnSource
 from big_vision_dual.studies import dataset, target_norms
 from big_vision_dual.studies.grid import Config, numbers, replace
 from big_vision_dual.tables import TargetNormTable
@@ -46,7 +47,7 @@ class Program:
     config: Config
     model: Any
     table: TargetNormTable | None
-    source: arrays.ArraySource | text.ByteSource
+    source: DrawnSource
     validation: dict[str, np.ndarray]
 
     @classmethod

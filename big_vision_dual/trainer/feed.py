@@ -12,8 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from big_vision_dual.data import Source
-from big_vision_dual.data.arrays import ArraySource
-from big_vision_dual.data.text import ByteSource
+from big_vision_dual.data.drawn import DrawnSource
 from big_vision_dual.trainer.step import Batch, StepFns
 
 _SENT_AHEAD = 2  # batches on their way to the devices while a step runs
@@ -21,12 +20,12 @@ _SENT_AHEAD = 2  # batches on their way to the devices while a step runs
 
 def batches(source: Source, fns: StepFns, start_step: int) -> Iterator[Batch]:
     """The global batches start_step, start_step + 1, ... as `fns.train` takes them."""
-    if isinstance(source, ArraySource | ByteSource):
+    if isinstance(source, DrawnSource):
         return _drawn(source, fns, start_step)
     return _sent(source.batches(start_step), fns)
 
 
-def _drawn(source: ArraySource | ByteSource, fns: StepFns, step: int) -> Iterator[Batch]:
+def _drawn(source: DrawnSource, fns: StepFns, step: int) -> Iterator[Batch]:
     of_batch = {key: shape.sharding for key, shape in fns.batch.items()}
     whole = NamedSharding(fns.mesh, P())
     given = jax.eval_shape(source.batch, jax.eval_shape(source.on_device), step)
