@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import platform
 import time
 from collections.abc import Callable
@@ -142,19 +143,22 @@ def subjects(table: TargetNormTable, gradients: Any, dtype: str) -> list[Subject
 
 def show(found: list[Subject], title: str) -> None:
     report = Table(title=title)
-    for column in ("", "steps", "update s", "cpu s", "ratio", "compile s", "cpu s", "ratio", "memory MB", "ratio"):
+    ran = found[0].update.wall < float("inf")
+    timings = ("update", "compile") if ran else ("compile",)
+    heads = [head for name in timings for head in (f"{name} s", "cpu s", "ratio")]
+    for column in ("", "steps", *heads, "memory MB", "ratio"):
         report.add_column(column, justify="right" if column else "left")
     base = found[0]
     for it in found:
-        ours, theirs = (base.update, base.compile), (it.update, it.compile)
-        times = [
-            [f"{t.wall:.1f}", f"{t.processor:.1f}", f"{t.processor / o.processor:.2f}"]
-            for o, t in zip(ours, theirs, strict=True)
-        ]
-        memory = [f"{it.megabytes:.0f}", f"{it.megabytes / base.megabytes:.2f}"]
-        report.add_row(it.name, str(it.steps), *times[0], *times[1], *memory)
+        times = [_against(getattr(it, name), getattr(base, name)) for name in timings]
+        memory = (f"{it.megabytes:.0f}", f"{it.megabytes / base.megabytes:.2f}")
+        report.add_row(it.name, str(it.steps), *itertools.chain(*times), *memory)
     report.caption = "Ratios are to the first line, of processor seconds: they bear a machine that is shared."
     Console(width=140).print(report)
+
+
+def _against(spent: Timing, base: Timing) -> tuple[str, str, str]:
+    return f"{spent.wall:.1f}", f"{spent.processor:.1f}", f"{spent.processor / base.processor:.2f}"
 
 
 def main() -> None:
