@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--config", required=True)
     audit = verbs.add_parser("audit", help="measure what the table of a config declares; 1 if something is flagged")
     audit.add_argument("--config", required=True, help="a dualized recipe with data that fit in memory")
-    audit.add_argument("--setting", help="put on top of it: dualize | dualize_seed | dualize_flat")
+    audit.add_argument("--setting", help="put on top of it: dualize | dualize_seed | dualize_flat | dualize_fixed")
     audit.add_argument("--factor", type=float, default=8.0, help="how far off is too far (default 8)")
     audit.add_argument("--steps", type=int, default=20, help="training steps for the growth of weights (default 20)")
 

@@ -5,6 +5,7 @@ adamw_dual   dual architecture, AdamW
 mup          muP for AdamW (Yang et al., arXiv 2203.03466, table 8): see `tables.mup`
 dualize      dual architecture, dualized with the well-normed table
 dualize_seed, dualize_flat   the same with the seed's table, and with equal target norms
+dualize_fixed   the same with blocks of one total mass at all depths, 8, and not 2 x depth
 """
 
 from __future__ import annotations
@@ -44,11 +45,14 @@ def is_state_space(config: Mapping[str, Any]) -> bool:
     return config["model_name"] in MIXER_OUT
 
 
-def dualize(base: Mapping[str, Any], conventions: str = "well_normed", scaling: Any = "dual") -> Config:
-    """Dualized training: neither warm-up nor clipping, since the dual has unit norm whatever the gradient's."""
+def dualize(base: Mapping[str, Any], conventions: str = "well_normed", scaling: Any = "dual", **norms: Any) -> Config:
+    """Dualized training: neither warm-up nor clipping, since the dual has unit norm whatever the gradient's.
+
+    norms: further fields of `config.norms`.
+    """
     fields = {
         "model.scaling": scaling, "optax_name": DUALIZE, "optax": {"momentum": 0.95}, "grad_clip_norm": None,
-        "norms": {"conventions": conventions},
+        "norms": {"conventions": conventions, **norms},
     }  # fmt: skip
     if is_state_space(base):
         fields["model.mixer_out"] = MIXER_OUT[base["model_name"]]
@@ -67,6 +71,7 @@ SETTINGS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "mup": mup,
     "dualize": dualize,
     "dualize_seed": lambda base: dualize(base, "seed"),
+    "dualize_fixed": lambda base: dualize(base, blocks_mass=8.0),
     "dualize_flat": lambda base: dualize(base, "flat"),
 }
 

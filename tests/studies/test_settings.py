@@ -42,6 +42,16 @@ def test_flat_target_norms_are_equal_with_the_mean_of_the_well_normed_ones():
     assert next(iter(flat.values())) == pytest.approx(np.mean(list(well.values())), rel=1e-6)
 
 
+def test_blocks_of_a_fixed_mass_keep_every_target_norm_at_any_depth_where_the_default_moves_them():
+    def first(name, depth):
+        norms = target_norms.of(settings.apply(name, grid.replace(BASE, {"model.depth": depth})))
+        return norms["embedding/kernel"], norms["Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel"]
+
+    assert first("dualize_fixed", 2) == pytest.approx(first("dualize_fixed", 8))
+    assert first("dualize", 4) == pytest.approx(first("dualize_fixed", 4))
+    assert first("dualize", 8)[1] > 1.5 * first("dualize", 2)[1]
+
+
 def test_target_norms_are_scaled_by_the_first_pattern_that_matches():
     config = settings.apply("dualize", BASE)
     scaled = target_norms.of({**config, "target_norm_scale": [["head/.*", 3.0], [".*/kernel", 2.0]]})
