@@ -131,7 +131,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:
-        block = rematerialized(EncoderBlock, self.remat_policy)
+        block = rematerialized(EncoderBlock, self.remat_policy, self.scan)
         options: dict[str, Any] = {"spec": self.spec, "depth": self.depth, "train": train}
         x = x_BxTxD.astype(jnp.float32)
         out = {}
@@ -152,10 +152,13 @@ class Encoder(nn.Module):
         return nn.LayerNorm(name="encoder_norm")(x), out
 
 
-def rematerialized(block: type[nn.Module], policy: str) -> type[nn.Module]:
-    """`block`, recomputed in the backward pass as `policy` says."""
+def rematerialized(block: type[nn.Module], policy: str, scan: bool) -> type[nn.Module]:
+    """`block`, recomputed in the backward pass as `policy` says.
+
+    Outside a scan the compiler sees that work is repeated, and must be kept from sharing it.
+    """
     if policy not in REMAT_POLICIES:
         raise ValueError(f"remat_policy is {policy!r}; possible: {', '.join(map(repr, REMAT_POLICIES))}.")
     if policy == "none":
         return block
-    return nn.remat(block, prevent_cse=False, policy=getattr(jax.checkpoint_policies, policy))
+    return nn.remat(block, prevent_cse=not scan, policy=getattr(jax.checkpoint_policies, policy))
