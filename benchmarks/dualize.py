@@ -129,7 +129,7 @@ def gradients_of(table: TargetNormTable, topology: str | None) -> Any:
 
 def subjects(table: TargetNormTable, gradients: Any, dtype: str) -> list[Subject]:
     ours, theirs = polar.get("newton_schulz_6"), polar.get("muon_5")
-    options = {"polar": ours.name, "dtype": dtype}
+    options: dict[str, Any] = {"polar": ours.name, "dtype": dtype}
     return [
         compiled("stacked (ours)", ours, dualize.scale_by_dualize(table, **options), gradients),
         compiled("one leaf at a time (ours)", ours, one_leaf_at_a_time(table, **options), gradients),

@@ -50,7 +50,7 @@ class Layout:
     def step(self, unit: jax.Array) -> jax.Array:
         """A unit dual in the row's own shape -> one of its target norm, float32."""
         length = (self.gain * self.target_norms).reshape(*self.batch, *(1,) * (unit.ndim - len(self.batch)))
-        return length.transpose(np.argsort(self.permutation)) * unit.astype(jnp.float32)
+        return unit.astype(jnp.float32) * jnp.asarray(length.transpose(np.argsort(self.permutation)))
 
 
 @dataclasses.dataclass(frozen=True)
