@@ -10,6 +10,7 @@ from etils import epath
 
 from big_vision_dual.models import weights
 from big_vision_dual.trainer import checkpoint
+from big_vision_dual.trainer import workdir as workdir_lib
 from big_vision_dual.trainer.setup import Run
 from big_vision_dual.trainer.state import TrainState
 
@@ -45,7 +46,7 @@ def left_by(run: Run, workdir: epath.PathLike, named: str) -> tuple[TrainState, 
 
     named: how the workdir was given, for the message. Raises CheckpointError where there is none.
     """
-    other = checkpoint.Checkpoints(epath.Path(workdir) / checkpoint.FOLDER, read_only=True)
+    other = checkpoint.Checkpoints(workdir_lib.located(workdir) / checkpoint.FOLDER, read_only=True)
     try:
         found = other.restore(run.fns.state)
     finally:

@@ -41,10 +41,15 @@ def unwritable_named(path: epath.PathLike | None) -> Iterator[None]:
         ) from error
 
 
-def open_workdir(path: epath.PathLike) -> epath.Path:
-    """The folder, made where it is not there; a local path comes out absolute."""
+def located(path: epath.PathLike) -> epath.Path:
+    """The folder of that name; a local path comes out absolute, as orbax wants it."""
     name = os.fspath(path)
-    folder = epath.Path(name if "://" in name else os.path.abspath(os.path.expanduser(name)))
+    return epath.Path(name if "://" in name else os.path.abspath(os.path.expanduser(name)))
+
+
+def open_workdir(path: epath.PathLike) -> epath.Path:
+    """The folder `located` there, made where it is not."""
+    folder = located(path)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -50,6 +50,11 @@ def evaluated(trained, capsys):
     return run
 
 
+def test_a_relative_workdir_is_the_same_one(trained, evaluated, monkeypatch):
+    monkeypatch.chdir(trained.workdir.parent)
+    assert evaluated("--workdir", "run")["metrics"] == evaluated("--workdir", trained.workdir)["metrics"]
+
+
 def test_a_checkpoint_scores_what_the_last_row_of_its_run_says(trained, evaluated):
     before = sorted(trained.workdir.rglob("*"))
     *_, last = metrics.read(trained.workdir / metrics.FILE)
