@@ -1,8 +1,9 @@
-"""Leaves of a parameter tree <-> atoms <-> stacks of matrices, one stack per atom kind and oriented shape.
+"""Leaves of a parameter tree <-> atoms <-> stacks of matrices, grouped by atom kind and oriented shape.
 
     tree  --split-->  {row.key: array}  --Group.pack-->  (B, n, m)     and back:  Group.unpack, join
 
-The 48 attention matrices of ViT-S/16 become one (48, 384, 384) stack, and one compiled program does them all.
+The 48 attention matrices of ViT-S/16 are one group. Shared by a mesh axis it is one (48, 384, 384) stack; else `cut`
+makes smaller ones of it (`graft`).
 """
 
 from __future__ import annotations

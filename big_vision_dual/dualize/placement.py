@@ -1,6 +1,6 @@
 """Where the stacks live on a device mesh, so that a pod orthogonalizes each matrix once.
 
-    gradients -all-reduce-> -cut-> momentum, matrix axis sharded -all-to-all-> whole matrices, stack axis sharded
+    gradients -all-reduce, cut-> momentum, matrix axis sharded -all-to-all-> whole matrices, stack axis sharded
               -polar: no communication-> dual -all-gather-> update
 
 Momentum keeps its unpadded shape, so a checkpoint does not depend on the number of devices.

@@ -8,8 +8,7 @@ import subprocess
 import sys
 
 import pytest
-
-from big_vision_dual.trainer import metrics
+from run_rows import repeatable as rows
 
 RUN = ("--config.total_steps=20", "--config.evals.val.log_steps=20")
 BOUND = 60  # seconds in which a survivor has to be gone; JAX alone takes up to 300
@@ -52,13 +51,6 @@ def finish(processes):
     for process in processes:
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output[-3000:]
-
-
-def rows(workdir):
-    return [
-        {name: value for name, value in row.items() if name not in metrics.TIMING}
-        for row in metrics.read(workdir / metrics.FILE)
-    ]
 
 
 def test_whichever_host_is_killed_the_other_stops_and_the_same_command_continues(tmp_path, start):
