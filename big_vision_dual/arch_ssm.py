@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from big_vision_dual import arch
 
@@ -95,6 +95,9 @@ class Mamba2(Spec):
     d_head: int
     d_state: int = 64
     n_groups: int = 1
+
+    knobs: ClassVar[tuple[str, ...]] = ("dt",)
+    """Slices of in_proj of which each output is a knob of its own, a head's Delta, and not a feature."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

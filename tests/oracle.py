@@ -30,7 +30,7 @@ def weight_norm(atom: str, w: np.ndarray) -> float:
             return np.sqrt(np.mean(w**2))
         case "Scale":
             return np.abs(w).max()
-        case "DepthwiseConv":
+        case "MaxLinear" | "DepthwiseConv":
             return np.sqrt(fan_in) * np.linalg.norm(w, axis=0).max()
     raise AssertionError(atom)
 
@@ -46,7 +46,7 @@ def dual_norm(atom: str, g: np.ndarray) -> float:
             return np.sqrt(fan_out) * np.linalg.norm(g)
         case "Scale":
             return np.abs(g).sum()
-        case "DepthwiseConv":
+        case "MaxLinear" | "DepthwiseConv":
             return np.linalg.norm(g, axis=0).sum() / np.sqrt(fan_in)
     raise AssertionError(atom)
 

@@ -7,10 +7,12 @@ Every atom is a matrix W of shape (fan_in, fan_out), and its norm has one of two
 
 where v runs over the rows, the columns or the single entries of the matrix. The dual map, the steepest direction
 of unit norm, is gain * polar(G) or, vector by vector, gain * v / |v|_2; <dual(G), G> is the dual norm of G.
+MaxLinear's is the row norm of Scion (arXiv 2502.07529).
 
 | atom          | matrix              | form             | gain                 | so the norm is                      |
 |---------------|---------------------|------------------|----------------------|-------------------------------------|
 | Linear        | fan_in x fan_out    | spectral         | sqrt(fan_out/fan_in) | RMS-to-RMS operator norm            |
+| MaxLinear     | fan_in x fan_out    | vectors: columns | 1/sqrt(fan_in)       | RMS-to-max operator norm            |
 | Embed         | rows n x d          | vectors: rows    | sqrt(d)              | max over rows of RMS(row)           |
 | Bias          | 1 x d               | vectors: the row | sqrt(d)              | RMS(b)                              |
 | Scale         | 1 x d               | vectors: entries | 1                    | max abs(g)                          |
@@ -52,6 +54,7 @@ class Atom:
 
 ATOMS = {
     "Linear": Atom(None, lambda fan_in, fan_out: math.sqrt(fan_out / fan_in), on_sphere=True),
+    "MaxLinear": Atom((-2,), lambda fan_in, _: 1 / math.sqrt(fan_in), on_sphere=True),
     "Embed": Atom((-1,), lambda _, fan_out: math.sqrt(fan_out), on_sphere=True),
     "Bias": Atom((-1,), lambda _, fan_out: math.sqrt(fan_out), on_sphere=False),
     "Scale": Atom((), lambda *_: 1.0, on_sphere=False),

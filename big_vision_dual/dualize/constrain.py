@@ -16,7 +16,7 @@ from big_vision_dual.dualize import groups as groups_lib
 from big_vision_dual.tables.schema import Row, TargetNormTable
 
 KINDS = ("none", "decay", "project", "frank_wolfe")
-_DECAYED = ("Linear", "Embed", "DepthwiseConv")  # biases and scales have a meaning at their present size
+_DECAYED = ("Linear", "MaxLinear", "Embed", "DepthwiseConv")  # biases and scales have a meaning at their present size
 
 Rate = float | Callable[[Any], Any]
 
@@ -26,9 +26,10 @@ def project(
 ) -> Any:
     """Every atom back to unit norm in its own norm, Modula's projection; structure and dtypes of `params`.
 
-    Linear: the nearest matrix with all singular values sqrt(fan_out/fan_in). Embed: rows of RMS 1. DepthwiseConv:
-    each channel's taps on their sphere. Bias and Scale, which start at 0 or carry their size as meaning, only return
-    to the unit ball: RMS(b) <= 1, abs(g) <= 1. What is zero stays zero, and atoms of target_norm 0 stay as they are.
+    Linear: the nearest matrix with all singular values sqrt(fan_out/fan_in). MaxLinear: columns of length
+    1/sqrt(fan_in). Embed: rows of RMS 1. DepthwiseConv: each channel's taps on their sphere. Bias and Scale, which
+    start at 0 or carry their size as meaning, only return to the unit ball: RMS(b) <= 1, abs(g) <= 1. What is zero
+    stays zero, and atoms of target_norm 0 stay as they are.
     """
     table = tables.resolve(table)
     weights = groups_lib.split(params, table)
@@ -57,7 +58,7 @@ def constrain(
     """The last link of an optax chain: adds to the step u (already times -lr) what keeps the weights w bounded.
 
         'none'         w <- w + u
-        'decay'        w <- (1 - rate) w + u for Linear, Embed and DepthwiseConv atoms
+        'decay'        w <- (1 - rate) w + u for all atoms but Bias and Scale
         'project'      w <- project(w + u)
         'frank_wolfe'  w <- (1 - g) w + u with g = rate * target_norm / radius
 

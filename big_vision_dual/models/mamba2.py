@@ -28,7 +28,7 @@ class Mixer(nn.Module):
 
     def setup(self) -> None:
         spec, inits = self.spec, ssm.initializers(self.spec)
-        self.in_proj = ssm.fused(spec, spec.in_proj)
+        self.in_proj = ssm.fused(spec, spec.in_proj, spec.knobs)
         self.conv = ssm.CausalConv(spec, spec.conv_channels)
         self.dt_bias = self.param("dt_bias", ssm.inverse_softplus_dt, (spec.n_heads,))
         self.A_log = self.param("A_log", decay_rates, (spec.n_heads,))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ class Initializers:
 
     embedding: init.Initializer
     dense: init.Initializer
+    knobs: init.Initializer
     out_proj: init.Initializer
     conv_kernel: init.Initializer
     conv_bias: init.Initializer
@@ -40,19 +41,24 @@ def initializers(spec: arch_ssm.Spec) -> Initializers:
     """'standard': those of mamba.py; 'dual': unit modular norm, every slice of a fused projection by itself."""
     if spec.scaling.init == "dual":
         return Initializers(
-            init.unit_rows, init.scaled_orthogonal, init.scaled_orthogonal, _unit_taps, nn.initializers.zeros
+            embedding=init.unit_rows,
+            dense=init.scaled_orthogonal,
+            knobs=_unit_taps,
+            out_proj=init.scaled_orthogonal,
+            conv_kernel=_unit_taps,
+            conv_bias=nn.initializers.zeros,
         )
     normal, uniform = nn.initializers.normal, _uniform(1 / math.sqrt(spec.d_conv))
     out_std = BASE_STD / math.sqrt(2 * spec.n_layers)
-    return Initializers(normal(BASE_STD), normal(BASE_STD), normal(out_std), uniform, uniform)
+    return Initializers(normal(BASE_STD), normal(BASE_STD), normal(BASE_STD), normal(out_std), uniform, uniform)
 
 
-def _by_slices(initializer: init.Initializer, widths: tuple[int, ...]) -> init.Initializer:
+def _by_slices(slices: Sequence[tuple[int, init.Initializer]]) -> init.Initializer:
     """Draws each slice (fan_in, width) of a fused kernel (fan_in, sum of widths) as a matrix of its own."""
 
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        keys = jax.random.split(key, len(widths))
-        parts = [initializer(k, (shape[0], width), dtype) for k, width in zip(keys, widths, strict=True)]
+        keys = jax.random.split(key, len(slices))
+        parts = [draw_one(k, (shape[0], width), dtype) for k, (width, draw_one) in zip(keys, slices, strict=True)]
         return jnp.concatenate(parts, axis=1)
 
     return draw
@@ -66,7 +72,7 @@ def inverse_softplus_dt(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp
 
 
 def _unit_taps(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Gaussian taps (K, 1, C) with sqrt(K) ||w_c|| = 1: the DepthwiseConv atom's unit norm."""
+    """Gaussian taps (K, 1, C) with sqrt(K) ||w_c|| = 1: the unit norm of DepthwiseConv, and of MaxLinear (K, C)."""
     taps = jax.random.normal(key, shape, dtype)
     return taps / (math.sqrt(shape[0]) * jnp.linalg.norm(taps, axis=0))
 
@@ -105,10 +111,11 @@ def dense(spec: arch_ssm.Spec, features: int, kernel_init: init.Initializer) -> 
     return nn.Dense(features, use_bias=False, dtype=spec.dtype_mm, kernel_init=kernel_init)
 
 
-def fused(spec: arch_ssm.Spec, slices: Mapping[str, int]) -> nn.Dense:
-    """Several projections of one input as one kernel; `slices` are their widths, in order."""
-    widths = tuple(slices.values())
-    return dense(spec, sum(widths), _by_slices(initializers(spec).dense, widths))
+def fused(spec: arch_ssm.Spec, slices: Mapping[str, int], knobs: Sequence[str] = ()) -> nn.Dense:
+    """Several projections of one input as one kernel; `slices` are their widths, in order, `knobs` MaxLinear atoms."""
+    inits = initializers(spec)
+    drawn = [(width, inits.knobs if name in knobs else inits.dense) for name, width in slices.items()]
+    return dense(spec, sum(slices.values()), _by_slices(drawn))
 
 
 def split(x: jax.Array, widths: Iterable[int]) -> list[jax.Array]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from big_vision_dual.norms.module import Atom, Bond, Module, NormError
 
-KINDS = ("Linear", "Embed", "Bias", "Scale", "DepthwiseConv")
+KINDS = ("Linear", "MaxLinear", "Embed", "Bias", "Scale", "DepthwiseConv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Atoms:
     def linear(self, path: str, fan_in: tuple[int, ...], fan_out: tuple[int, ...], part=None) -> Atom:
         """x W; the leaf has shape fan_in + fan_out, e.g. (d, heads, d_head) for a query kernel."""
         return self._atom("Linear", path, fan_in + fan_out, len(fan_in), 1.0, part)
+
+    def max_linear(self, path: str, fan_in: tuple[int, ...], fan_out: tuple[int, ...], part=None) -> Atom:
+        """x W whose outputs are measured by the largest of them, not by their RMS: each is a knob of its own."""
+        return self._atom("MaxLinear", path, fan_in + fan_out, len(fan_in), 1.0, part)
 
     def embed(self, path: str, rows: int, dim: int) -> Atom:
         """Row lookup in a (rows, dim) leaf."""

@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from big_vision_dual.norms import atoms
+
 FORMAT_VERSION = 1
-ATOMS = ("Linear", "Embed", "Bias", "Scale", "DepthwiseConv")
+ATOMS = atoms.KINDS
 
 
 class TableError(ValueError):

@@ -25,6 +25,8 @@ ROWS = (
     _row("attention/out/kernel", "Linear", (3, 7, 13), (0, 1), (2,), 0.2),
     _row("in_proj/weight", "Linear", (9, 6), (1,), (0,), 0.5, part=(0, 0, 9)),  # torch layout, (out, in)
     _row("in_proj/weight", "Linear", (8, 6), (1,), (0,), 0.6, part=(0, 9, 17)),
+    _row("mixer/in_proj/kernel", "Linear", (15, 10), (0,), (1,), 0.5, part=(1, 0, 10)),
+    _row("mixer/in_proj/kernel", "MaxLinear", (15, 3), (0,), (1,), 0.4, part=(1, 10, 13)),
     _row("conv/kernel", "DepthwiseConv", (4, 1, 10), (0,), (1, 2), 0.9),
     _row("embed/embedding", "Embed", (12, 5), (0,), (1,), 0.8),
     _row("norm/scale", "Scale", (11,), (), (0,), 0.25),

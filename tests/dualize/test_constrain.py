@@ -12,7 +12,7 @@ import pytest
 
 from big_vision_dual import dualize, trees
 
-SPHERE = ("Linear", "Embed", "DepthwiseConv")
+SPHERE = ("Linear", "MaxLinear", "Embed", "DepthwiseConv")
 
 
 def norms_of(tree, table):

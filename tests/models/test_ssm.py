@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
 
 from big_vision_dual import models, trees
@@ -96,14 +97,20 @@ def test_bfloat16_products_keep_float32_logits(tokens):
     np.testing.assert_allclose(half, full, rtol=0, atol=0.1)
 
 
-def test_dual_init_has_unit_norm_slice_by_slice():
-    spec = model("mamba", scaling="dual").spec
-    kernel_init, start = ssm.fused(spec, spec.in_proj).kernel_init, 0
-    kernel = kernel_init(jax.random.key(0), (24, sum(spec.in_proj.values())))
-    for width in spec.in_proj.values():
-        singular = np.linalg.svd(kernel[:, start : start + width], compute_uv=False) * np.sqrt(24 / width)
-        np.testing.assert_allclose(singular, 1.0, atol=1e-5)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_dual_init_has_unit_norm_slice_by_slice(name):
+    spec = model(name, scaling="dual").spec
+    widths, knobs, start = spec.in_proj, getattr(spec, "knobs", ()), 0
+    kernel = np.asarray(ssm.fused(spec, widths, knobs).kernel_init(jax.random.key(0), (24, sum(widths.values()))))
+    for slice_name, width in widths.items():
+        atom = "MaxLinear" if slice_name in knobs else "Linear"
+        norm = oracle.weight_norm(atom, kernel[:, start : start + width].astype(np.float64))
+        np.testing.assert_allclose(norm, 1.0, atol=1e-5, err_msg=slice_name)
         start += width
+
+
+def test_dual_taps_have_unit_norm():
+    spec = model("mamba", scaling="dual").spec
     taps = ssm.initializers(spec).conv_kernel(jax.random.key(1), (4, 1, 7))
     np.testing.assert_allclose(2 * np.linalg.norm(taps, axis=0), 1.0, atol=1e-5)
 

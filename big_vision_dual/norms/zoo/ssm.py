@@ -7,7 +7,7 @@ A_log as a gain on Delta. A_log and dt_bias set decay rates over many steps: the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from big_vision_dual import arch_ssm
 from big_vision_dual.norms import bonds
@@ -19,11 +19,14 @@ SOFTPLUS = Bond.of("softplus", 1.0)
 SLOW = 0.1  # share of an atom's mass
 
 
-def fused(atoms: Atoms, path: str, fan_in: int, slices: Mapping[str, int]) -> dict[str, Module]:
-    """One Linear atom a slice of a fused kernel (fan_in, sum of widths)."""
+def fused(
+    atoms: Atoms, path: str, fan_in: int, slices: Mapping[str, int], knobs: Sequence[str] = ()
+) -> dict[str, Module]:
+    """One Linear atom a slice of a fused kernel (fan_in, sum of widths), MaxLinear for those in `knobs`."""
     parts, start = {}, 0
     for name, width in slices.items():
-        parts[name] = atoms.linear(f"{path}/kernel", (fan_in,), (width,), part=(1, start, start + width))
+        atom = atoms.max_linear if name in knobs else atoms.linear
+        parts[name] = atom(f"{path}/kernel", (fan_in,), (width,), part=(1, start, start + width))
         start += width
     return parts
 
@@ -83,7 +86,7 @@ def mamba_mixer(atoms: Atoms, spec: arch_ssm.Mamba, path: str) -> Module:
 def mamba2_mixer(atoms: Atoms, spec: arch_ssm.Mamba2, path: str) -> Module:
     """out_proj(factor * RMSNorm(y * silu(z))); x, B and C pass the convolution as one tuple."""
     inner, heads = spec.d_inner, spec.n_heads
-    into = fused(atoms, f"{path}/in_proj", spec.d_model, spec.in_proj)
+    into = fused(atoms, f"{path}/in_proj", spec.d_model, spec.in_proj, spec.knobs)
     mixed = conv(atoms, f"{path}/conv", spec.d_conv, spec.conv_channels) @ (into["x"] + into["B"] + into["C"])
     rates = slow(atoms.scale(f"{path}/A_log", (heads,)))
     delta = SOFTPLUS @ (into["dt"] + slow(atoms.bias(f"{path}/dt_bias", (heads,))))
