@@ -1,4 +1,4 @@
-"""`bvd coord-check`: does the change of activations depend on width or depth?"""
+"""`bvd coord-check`: do activations, and their change in training, depend on width or depth?"""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", default="64,128,256,512", help="widths or depths, ascending")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--statistic",
+        choices=("change", "rms", "mean_abs"),
+        default="change",
+        help="of each activation: RMS change since initialization (default), or its own RMS or mean absolute value",
+    )
     parser.add_argument("--lr", type=float, help="default 2^-7 for AdamW and muP, .1 where dualized")
-    parser.add_argument("--hidden", type=float, default=0.2, help="largest slope of a hidden activation's change")
+    parser.add_argument("--hidden", type=float, default=0.2, help="largest slope of a hidden activation")
     parser.add_argument("--logits", type=float, default=0.4, help="the same for logits and attention logits")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/coord_check"), help="folder of results")
 
@@ -37,23 +43,27 @@ def run(args: argparse.Namespace) -> int:
     base = recipes.load(args.config, args.overrides).to_dict()
     results = Results(args.out / "results.jsonl")
     sizes = [int(size) for size in args.sizes.split(",")]
-    changes, flat = {}, {}
+    drawn, flat = {}, {}
     for setting in args.settings.split(","):
         lr = args.lr or LRS.get(setting, 0.1)
         trials = coord_check.trials(base, setting, args.axis, sizes, lr, args.seeds, args.steps)
         records = coord_check.run(trials, results)
-        slopes = coord_check.slopes(records, args.axis, hidden=args.hidden, logits=args.logits)
-        console.print(_table(setting, args.axis, slopes))
-        changes[setting] = coord_check.mean_changes(records, args.axis, [slope.module for slope in slopes])
+        slopes = coord_check.slopes(records, args.axis, args.statistic, hidden=args.hidden, logits=args.logits)
+        console.print(
+            _table(f"{setting}: slope of log {args.statistic} against log {args.axis}, 95 % interval", slopes)
+        )
+        modules = [slope.module for slope in slopes]
+        drawn[setting] = coord_check.means(records, args.axis, modules, args.statistic)
         flat[setting] = all(slope.flat for slope in slopes)
-    coord_plot.draw(changes, sizes, args.axis, args.out / "coord_check.png")
-    console.print(f"wrote {args.out / 'coord_check.png'} and {args.out / 'results.jsonl'}")
+    picture = args.out / f"coord_{args.statistic}.png"
+    coord_plot.draw(drawn, sizes, args.axis, args.statistic, picture)
+    console.print(f"wrote {picture} and {args.out / 'results.jsonl'}")
     return 0 if all(flat.values()) else 1
 
 
-def _table(setting: str, axis: str, slopes: list) -> Table:
+def _table(title: str, slopes: list) -> Table:
     steps = list(slopes[0].steps)
-    view = Table(title=f"{setting}: slope of log change against log {axis}, 95 % interval")
+    view = Table(title=title)
     for name in ("module", *(f"step {step}" for step in steps), "allowed", ""):
         view.add_column(name, justify="left" if name == "module" else "right")
     for slope in slopes:

@@ -21,17 +21,18 @@ from big_vision_dual.studies.lr_transfer import sized
 from big_vision_dual.studies.program import Numbers, Program, State, one_by_one, stacked
 from big_vision_dual.studies.results import Record, Results
 
-STATISTICS = ("mean_abs", "rms", "change")
-FIRST_STEP = 3  # slopes count from here on: a head that starts at 0 keeps all else still in the first step
+# What can be measured of an activation, and the step from which its slope counts. A head that starts at 0 keeps all
+# else still in the first step.
+STATISTICS = {"change": 3, "rms": 0, "mean_abs": 0}
 _MIXER = ("in_proj", "conv", "delta", "y", "mixer", "out")  # of Mamba, see models/mamba.py
 HIDDEN, LOGITS = 0.2, 0.4  # thresholds on abs(slope)
 
 
 @dataclasses.dataclass(frozen=True)
 class Slope:
-    """How the change of one module's activation since initialization depends on size: change ~ size ** slope.
+    """How one statistic of a module's activation depends on size: its change since initialization ~ size ** slope.
 
-    steps: the log-log slope after each step, from `FIRST_STEP` on, with its 95 % interval over sizes and seeds.
+    steps: the log-log slope after each step that counts (`STATISTICS`), with its 95 % interval over sizes and seeds.
     """
 
     module: str
@@ -144,30 +145,38 @@ def _statistics(now: Mapping[str, jax.Array], first: Mapping[str, jax.Array]) ->
     }
 
 
-def slopes(records: Sequence[Record], axis: str, *, hidden: float = HIDDEN, logits: float = LOGITS) -> list[Slope]:
+def slopes(
+    records: Sequence[Record],
+    axis: str,
+    statistic: str = "change",
+    *,
+    hidden: float = HIDDEN,
+    logits: float = LOGITS,
+) -> list[Slope]:
     """The slopes of all modules of one setting; a module whose name ends in 'logits' has the threshold `logits`.
 
+    statistic: 'change', the RMS change since initialization; or the activation's own size, 'rms' or 'mean_abs'.
     Modules that not every size has (blocks, when depth varies) are left out.
     """
     sizes = np.log2([record["point"][axis] for record in records])
     named = [record["result"]["activations"] for record in records]
     found = []
     for module in (name for name in named[0] if all(name in each for each in named)):
-        changes_NxT = np.array([each[module]["change"] for each in named], float)  # null, a diverged run, becomes nan
+        values_NxT = np.array([each[module][statistic] for each in named], float)  # null, a diverged run, becomes nan
         steps = {
-            t: fit.slope_interval(sizes, np.log2(np.maximum(changes_NxT[:, t], np.finfo(float).tiny)))
-            for t in range(FIRST_STEP, changes_NxT.shape[1])
+            t: fit.slope_interval(sizes, np.log2(np.maximum(values_NxT[:, t], np.finfo(float).tiny)))
+            for t in range(STATISTICS[statistic], values_NxT.shape[1])
         }
         found.append(Slope(module, logits if module.endswith("logits") else hidden, steps))
     return found
 
 
-def mean_changes(records: Sequence[Record], axis: str, modules: Sequence[str]) -> dict[str, np.ndarray]:
-    """{module: change since initialization, sizes by steps}, the mean over seeds."""
+def means(records: Sequence[Record], axis: str, modules: Sequence[str], statistic: str) -> dict[str, np.ndarray]:
+    """{module: the statistic, sizes by steps}, the mean over seeds."""
     sizes = sorted({record["point"][axis] for record in records})
 
     def mean(module: str, size: int) -> np.ndarray:
-        of_size = [r["result"]["activations"][module]["change"] for r in records if r["point"][axis] == size]
+        of_size = [r["result"]["activations"][module][statistic] for r in records if r["point"][axis] == size]
         return np.mean(np.array(of_size, float), axis=0)
 
     return {module: np.stack([mean(module, size) for size in sizes]) for module in modules}

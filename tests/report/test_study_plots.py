@@ -18,7 +18,7 @@ def test_coordinate_check_of_two_settings(tmp_path):
         "logits": np.full((3, 4), 0.2),
         "block00 attention logits": np.ones((3, 4)),
     }
-    coord_plot.draw({"mup": changes, "dualize": changes}, [16, 32, 64], "width", tmp_path / "coord.png")
+    coord_plot.draw({"mup": changes, "dualize": changes}, [16, 32, 64], "width", "change", tmp_path / "coord.png")
     assert (tmp_path / "coord.png").stat().st_size > 1000
 
 

@@ -38,6 +38,17 @@ def test_thresholds_are_stricter_for_hidden_activations_than_for_logits(exponent
     assert list(slopes[0].steps) == [3, 4]
 
 
+def test_a_size_counts_from_initialization_on():
+    grown = records(0.0)
+    for record in grown:
+        for found in record["result"]["activations"].values():
+            found["rms"] = [record["point"]["width"], *found["change"][1:]]
+    slopes = coord_check.slopes(grown, "width", "rms")
+    assert list(slopes[0].steps) == [0, 1, 2, 3, 4]
+    assert slopes[0].worst.value == pytest.approx(1.0)
+    assert slopes[0].steps[1].value == pytest.approx(0.0, abs=0.02)
+
+
 def test_a_diverged_run_is_not_flat():
     diverged = records(0.0)
     diverged[0]["result"]["activations"]["logits"]["change"][3] = None
