@@ -24,6 +24,7 @@ from big_vision_dual.studies.results import Record, Results
 # What can be measured of an activation, and the step from which its slope counts. A head that starts at 0 keeps all
 # else still in the first step.
 STATISTICS = {"change": 3, "rms": 0, "mean_abs": 0}
+_AT_ONCE = 4  # seeds whose activations are in memory together
 _MIXER = ("in_proj", "conv", "delta", "y", "mixer", "out")  # of Mamba, see models/mamba.py
 HIDDEN, LOGITS = 0.2, 0.4  # thresholds on abs(slope)
 
@@ -109,8 +110,12 @@ def _measure(group: Sequence[grid.Trial]) -> list[dict[str, dict[str, list[float
     program = Program.of(group[0].config)
     numbers = [program.numbers_of(trial.config) for trial in group]
     states = one_by_one(jax.jit(program.init), numbers)
-    trajectories = jax.jit(jax.vmap(_trajectory(program), in_axes=(0, 0, None)))
-    measured = trajectories(states, stacked(numbers), program.data())
+    trajectory = _trajectory(program)
+
+    def trajectories(given: Any, data: Mapping[str, Any]) -> Any:
+        return jax.lax.map(lambda one: trajectory(*one, data), given, batch_size=_AT_ONCE)
+
+    measured = jax.jit(trajectories)((states, stacked(numbers)), program.data())
     whole = jax.tree.map(np.asarray, measured)
     return [_of_trial(whole, i) for i in range(len(group))]
 
