@@ -46,7 +46,7 @@ def summary(runs: list[Trained]) -> rich.table.Table:
     steps = runs[0].config.total_steps
     view = rich.table.Table(title=f"ViT on 4,000 MNIST digits, {steps} steps; tested on 1,000 others")
     view.add_column("", no_wrap=True)
-    for column in ("lr", "train loss", "test loss", "accuracy", "ms/step", "l2 update", "l2 weights"):
+    for column in ("lr", "train\nloss", "test\nloss", "accuracy", "ms/\nstep", "l2 of\nupdate", "l2 of\nweights"):
         view.add_column(column, justify="right")
     for run in runs:
         view.add_row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import ml_collections
@@ -36,6 +36,13 @@ def find(config: str) -> str:
             return f"{candidate}{colon}{arg}"
     known = sorted(path.stem for path in data_dir("configs").glob("[!_]*.py"))
     raise RecipeError(f"no config {name!r}; possible: a path to a Python file, or one of {', '.join(known)}.")
+
+
+def choice(recipe: str, given: str, possible: Collection[str]) -> str:
+    """`given`, the argument of 'recipe:given'; raises `RecipeError` where it is none of the possible ones."""
+    if given not in possible:
+        raise RecipeError(f"{recipe}:{given}: possible: {', '.join(f'{recipe}:{name}' for name in possible)}.")
+    return given
 
 
 def load(config: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:

@@ -7,6 +7,8 @@ Expected: see docs/demo.md.
 
 import ml_collections
 
+from big_vision_dual import recipes
+
 LEARNING_RATES = {"standard": 3e-3, "dual": 1e-2}  # tuned by benchmarks/demo_tuning.py, docs/demo.md
 
 
@@ -29,7 +31,7 @@ def get_config(scaling: str = "standard") -> ml_collections.ConfigDict:
     config.grad_clip_norm = 1.0
     config.optax_name = "scale_by_adam"
     config.optax = dict(b2=0.95)
-    config.lr = LEARNING_RATES[scaling]
+    config.lr = LEARNING_RATES[recipes.choice("mnist5k_vit", scaling, LEARNING_RATES)]
     config.wd = 1e-4
     config.schedule = dict(warmup_steps=30, decay_type="cosine")
 

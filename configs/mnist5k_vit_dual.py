@@ -18,9 +18,8 @@ def get_config(vectors: str = "light") -> ml_collections.ConfigDict:
     'light': a tenth of a matrix's, and what they leave of the blocks' mass goes to nobody, so each matrix keeps its
     own: 2 * depth * (6 matrices + 10 vectors / 10) / 16. docs/studies.md says why.
     """
-    if vectors not in LEARNING_RATES:
-        raise recipes.RecipeError(f"mnist5k_vit_dual:{vectors}: possible: {', '.join(LEARNING_RATES)}.")
-    config = recipes.dualized("mnist5k_vit", lr=LEARNING_RATES[vectors])
+    lr = LEARNING_RATES[recipes.choice("mnist5k_vit_dual", vectors, LEARNING_RATES)]
+    config = recipes.dualized("mnist5k_vit", lr=lr)
     if vectors == "light":
         config.norms.masses.update(Bias=0.1, Scale=0.1)
         config.norms.blocks_mass = 2 * config.model.depth * 7 / 16

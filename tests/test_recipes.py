@@ -17,6 +17,13 @@ def test_every_recipe_takes_the_fields_of_a_call():
     assert recipes.load("transfer", flags).model_load == recipes.load("transfer").model_load
 
 
+@pytest.mark.parametrize(("recipe", "argument"), [("mnist5k_vit", "dual"), ("mnist5k_vit_dual", "equal")])
+def test_an_unknown_argument_names_the_possible_ones(recipe, argument):
+    with pytest.raises(recipes.RecipeError, match=f"{recipe}:wide: possible: .*{recipe}:{argument}"):
+        recipes.load(f"{recipe}:wide")
+    assert recipes.load(f"{recipe}:{argument}").lr > 0
+
+
 @pytest.mark.parametrize("name", ["mamba", "mamba2"])
 def test_byte_recipes_hand_their_text_on_and_train_as_their_tables_say(name):
     dual: Any = recipes.load(f"{name}_bytes_dual:a.txt", ["--config.model.d_model=64"])

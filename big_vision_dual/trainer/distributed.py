@@ -81,7 +81,7 @@ def hosts() -> int:
     """How many processes this run has, as far as the environment tells."""
     for variable in ("JAX_NUM_PROCESSES", "SLURM_NTASKS"):
         if variable in os.environ:
-            return int(os.environ[variable])
+            return _whole(variable, least=1)
     for variable in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
         if variable in os.environ:
             return len(os.environ[variable].split(","))
@@ -101,20 +101,24 @@ def _cloud_tpu_workers() -> int:
 
 
 def _initialize() -> None:
-    rank = os.environ.get("JAX_PROCESS_ID")
-    count = os.environ.get("JAX_NUM_PROCESSES")
+    given = os.environ
     jax.distributed.initialize(
-        num_processes=int(count) if count else None,
-        process_id=int(rank) if rank else None,
+        num_processes=_whole("JAX_NUM_PROCESSES", least=1) if "JAX_NUM_PROCESSES" in given else None,
+        process_id=_whole("JAX_PROCESS_ID", least=0) if "JAX_PROCESS_ID" in given else None,
         heartbeat_timeout_seconds=heartbeat_seconds(),
     )
 
 
 def heartbeat_seconds() -> int:
     """After how many seconds of silence a host counts as dead."""
-    given = os.environ.get(HEARTBEAT, str(_HEARTBEAT_SECONDS))
-    if not given.isdecimal() or int(given) < 1:
-        raise ValueError(f"{HEARTBEAT}={given!r}; possible: whole seconds, at least 1 (default {_HEARTBEAT_SECONDS}).")
+    return _whole(HEARTBEAT, least=1) if HEARTBEAT in os.environ else _HEARTBEAT_SECONDS
+
+
+def _whole(variable: str, least: int) -> int:
+    """The value of an environment variable."""
+    given = os.environ[variable]
+    if not given.isdecimal() or int(given) < least:
+        raise ValueError(f"the environment variable {variable} is {given!r}; possible: a whole number >= {least}.")
     return int(given)
 
 

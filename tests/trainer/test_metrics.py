@@ -130,6 +130,12 @@ def test_hosts_are_counted_from_the_environment(monkeypatch, variables, hosts):
     assert distributed.hosts() == hosts
 
 
+def test_a_number_of_hosts_that_is_none(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES is 'two'; possible: a whole number >= 1"):
+        distributed.hosts()
+
+
 def test_an_unknown_distributed_mode():
     with pytest.raises(ValueError, match="'maybe'; possible: auto, on, off"), distributed.joined("maybe"):
         pass
@@ -139,5 +145,5 @@ def test_an_unknown_distributed_mode():
 def test_seconds_of_silence_that_cannot_be(monkeypatch, given):
     assert distributed.heartbeat_seconds() == 100
     monkeypatch.setenv("BVD_HEARTBEAT_SECONDS", given)
-    with pytest.raises(ValueError, match="possible: whole seconds, at least 1"):
+    with pytest.raises(ValueError, match=r"BVD_HEARTBEAT_SECONDS is .*; possible: a whole number >= 1"):
         distributed.heartbeat_seconds()
