@@ -24,7 +24,6 @@ from big_vision_dual.studies.results import Record, Results
 # What can be measured of an activation, and the step from which its slope counts. A head that starts at 0 keeps all
 # else still in the first step.
 STATISTICS = {"change": 3, "rms": 0, "mean_abs": 0}
-_AT_ONCE = 4  # seeds whose activations are in memory together
 _MIXER = ("in_proj", "conv", "delta", "y", "mixer", "out")  # of Mamba, see models/mamba.py
 HIDDEN, LOGITS = 0.2, 0.4  # thresholds on abs(slope)
 
@@ -112,10 +111,10 @@ def _measure(group: Sequence[grid.Trial]) -> list[dict[str, dict[str, list[float
     states = one_by_one(jax.jit(program.init), numbers)
     trajectory = _trajectory(program)
 
-    def trajectories(given: Any, data: Mapping[str, Any]) -> Any:
-        return jax.lax.map(lambda one: trajectory(*one, data), given, batch_size=_AT_ONCE)
+    def one_after_another(given: Any, data: Mapping[str, Any]) -> Any:
+        return jax.lax.map(lambda one: trajectory(*one, data), given)
 
-    measured = jax.jit(trajectories)((states, stacked(numbers)), program.data())
+    measured = jax.jit(one_after_another)((states, stacked(numbers)), program.data())
     whole = jax.tree.map(np.asarray, measured)
     return [_of_trial(whole, i) for i in range(len(group))]
 
