@@ -18,7 +18,7 @@ from big_vision_dual import losses, trees
 from big_vision_dual.models import ssm
 from big_vision_dual.studies import fit, grid, settings
 from big_vision_dual.studies.lr_transfer import sized
-from big_vision_dual.studies.program import Numbers, Program, State, one_by_one, stacked
+from big_vision_dual.studies.program import Numbers, Program, stacked
 from big_vision_dual.studies.results import Record, Results
 
 # What can be measured of an activation, and the step from which its slope counts. A head that starts at 0 keeps all
@@ -108,13 +108,12 @@ def _measure(group: Sequence[grid.Trial]) -> list[dict[str, dict[str, list[float
     """For each trial {module: {statistic: values after 0, 1, ... steps}}."""
     program = Program.of(group[0].config)
     numbers = [program.numbers_of(trial.config) for trial in group]
-    states = one_by_one(jax.jit(program.init), numbers)
     trajectory = _trajectory(program)
 
-    def one_after_another(given: Any, data: Mapping[str, Any]) -> Any:
-        return jax.lax.map(lambda one: trajectory(*one, data), given)
+    def one_after_another(given: Numbers, data: Mapping[str, Any]) -> Any:
+        return jax.lax.map(lambda one: trajectory(one, data), given)  # memory does not grow with the seeds
 
-    measured = jax.jit(one_after_another)((states, stacked(numbers)), program.data())
+    measured = jax.jit(one_after_another)(stacked(numbers), program.data())
     whole = jax.tree.map(np.asarray, measured)
     return [_of_trial(whole, i) for i in range(len(group))]
 
@@ -124,7 +123,8 @@ def _of_trial(measured: Any, index: int) -> dict[str, dict[str, list[float]]]:
 
 
 def _trajectory(program: Program) -> Any:
-    def trajectory(state: State, given: Numbers, data: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
+    def trajectory(given: Numbers, data: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
+        state = program.init(given)
         raw = {name: part[0][: program.source.batch_size] for name, part in data["validation"].items()}
         probe = losses.inputs(program.to_model(raw))
         first = activations(program.model, state[0], probe)
