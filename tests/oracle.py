@@ -28,7 +28,7 @@ def weight_norm(atom: str, w: np.ndarray) -> float:
             return np.sqrt(np.mean(w**2, axis=1)).max()
         case "Bias":
             return np.sqrt(np.mean(w**2))
-        case "Scale":
+        case "Scale" | "Rate":
             return np.abs(w).max()
         case "MaxLinear" | "DepthwiseConv":
             return np.sqrt(fan_in) * np.linalg.norm(w, axis=0).max()
@@ -44,7 +44,7 @@ def dual_norm(atom: str, g: np.ndarray) -> float:
             return np.sqrt(fan_out) * np.linalg.norm(g, axis=1).sum()
         case "Bias":
             return np.sqrt(fan_out) * np.linalg.norm(g)
-        case "Scale":
+        case "Scale" | "Rate":
             return np.abs(g).sum()
         case "MaxLinear" | "DepthwiseConv":
             return np.linalg.norm(g, axis=0).sum() / np.sqrt(fan_in)

@@ -15,7 +15,7 @@ MaxLinear's is the row norm of Scion (arXiv 2502.07529).
 | MaxLinear     | fan_in x fan_out    | vectors: columns | 1/sqrt(fan_in)       | RMS-to-max operator norm            |
 | Embed         | rows n x d          | vectors: rows    | sqrt(d)              | max over rows of RMS(row)           |
 | Bias          | 1 x d               | vectors: the row | sqrt(d)              | RMS(b)                              |
-| Scale         | 1 x d               | vectors: entries | 1                    | max abs(g)                          |
+| Scale, Rate   | 1 x d               | vectors: entries | 1                    | max abs(g)                          |
 | DepthwiseConv | taps k x channels d | vectors: columns | 1/sqrt(k)            | max over channels of sqrt(k)*|w_c|2 |
 """
 
@@ -39,13 +39,14 @@ class Atom:
 
     vector_axes: matrix axes that one vector extends over; None for the spectral form.
     gain: (fan_in, fan_out) -> gain.
-    on_sphere: `project` puts the weight on the unit sphere (its initial value has unit norm); else, for atoms that
-      start at 0 or whose size carries meaning, it only returns what has left the unit ball.
+    projects_to: the set that `project` returns the weight to. 'sphere': its initial value has unit norm. 'ball': it
+      starts at 0 or its size carries meaning, and only what has left the unit ball comes back. 'itself': it is a
+      logarithm, of which no value is large.
     """
 
     vector_axes: tuple[int, ...] | None
     gain: Callable[[int, int], float]
-    on_sphere: bool
+    projects_to: str
 
     @property
     def spectral(self) -> bool:
@@ -53,12 +54,13 @@ class Atom:
 
 
 ATOMS = {
-    "Linear": Atom(None, lambda fan_in, fan_out: math.sqrt(fan_out / fan_in), on_sphere=True),
-    "MaxLinear": Atom((-2,), lambda fan_in, _: 1 / math.sqrt(fan_in), on_sphere=True),
-    "Embed": Atom((-1,), lambda _, fan_out: math.sqrt(fan_out), on_sphere=True),
-    "Bias": Atom((-1,), lambda _, fan_out: math.sqrt(fan_out), on_sphere=False),
-    "Scale": Atom((), lambda *_: 1.0, on_sphere=False),
-    "DepthwiseConv": Atom((-2,), lambda fan_in, _: 1 / math.sqrt(fan_in), on_sphere=True),
+    "Linear": Atom(None, lambda fan_in, fan_out: math.sqrt(fan_out / fan_in), "sphere"),
+    "MaxLinear": Atom((-2,), lambda fan_in, _: 1 / math.sqrt(fan_in), "sphere"),
+    "Embed": Atom((-1,), lambda _, fan_out: math.sqrt(fan_out), "sphere"),
+    "Bias": Atom((-1,), lambda _, fan_out: math.sqrt(fan_out), "ball"),
+    "Scale": Atom((), lambda *_: 1.0, "ball"),
+    "Rate": Atom((), lambda *_: 1.0, "itself"),
+    "DepthwiseConv": Atom((-2,), lambda fan_in, _: 1 / math.sqrt(fan_in), "sphere"),
 }
 
 
@@ -144,9 +146,11 @@ def project(
     polar: str | polar_lib.Polar = "newton_schulz_6",
     dtype: str = "float32",
 ) -> jax.Array:
-    """Each weight back to unit norm: onto the sphere of its dual maps, or into the ball (see `Atom.on_sphere`)."""
+    """Each weight back to unit norm: onto the sphere of its dual maps, or into the ball (see `Atom.projects_to`)."""
     atom, gain = ATOMS[kind], gain_B[:, None, None]
-    if atom.vector_axes is None or atom.on_sphere:
+    if atom.projects_to == "itself":
+        return w_BxNxM
+    if atom.vector_axes is None or atom.projects_to == "sphere":
         return dual(kind, w_BxNxM, gain_B, polar, dtype)
     return w_BxNxM / jnp.maximum(1, _lengths(w_BxNxM, atom.vector_axes) / gain)
 

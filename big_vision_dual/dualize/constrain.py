@@ -16,7 +16,6 @@ from big_vision_dual.dualize import groups as groups_lib
 from big_vision_dual.tables.schema import Row, TargetNormTable
 
 KINDS = ("none", "decay", "project", "frank_wolfe")
-_DECAYED = ("Linear", "MaxLinear", "Embed", "DepthwiseConv")  # biases and scales have a meaning at their present size
 
 Rate = float | Callable[[Any], Any]
 
@@ -29,7 +28,7 @@ def project(
     Linear: the nearest matrix with all singular values sqrt(fan_out/fan_in). MaxLinear: columns of length
     1/sqrt(fan_in). Embed: rows of RMS 1. DepthwiseConv: each channel's taps on their sphere. Bias and Scale, which
     start at 0 or carry their size as meaning, only return to the unit ball: RMS(b) <= 1, abs(g) <= 1. What is zero
-    stays zero, and atoms of target_norm 0 stay as they are.
+    stays zero; a Rate and atoms of target_norm 0 stay as they are.
     """
     table = tables.resolve(table)
     weights = groups_lib.split(params, table)
@@ -58,12 +57,12 @@ def constrain(
     """The last link of an optax chain: adds to the step u (already times -lr) what keeps the weights w bounded.
 
         'none'         w <- w + u
-        'decay'        w <- (1 - rate) w + u for all atoms but Bias and Scale
+        'decay'        w <- (1 - rate) w + u for all atoms but Bias, Scale and Rate
         'project'      w <- project(w + u)
         'frank_wolfe'  w <- (1 - g) w + u with g = rate * target_norm / radius
 
     With rate = lr * schedule, the rate that made u, the last is Frank-Wolfe over the ball of that radius in each atom's
-    norm: u = -g * radius * dual, so a weight that starts in the ball never leaves it (arXiv 2502.07529).
+    norm: u = -g * radius * dual, so a weight that starts in the ball stays in it (arXiv 2502.07529). A Rate is free.
 
     rate: a number or a schedule of the step count. Wrap in `optax.masked` for leaves that are frozen or not dualized.
     """
@@ -105,12 +104,13 @@ def _shrink(
 
 
 def _decay(row: Row) -> float:
-    return float(row.atom in _DECAYED)
+    return float(atoms_lib.ATOMS[row.atom].projects_to == "sphere")  # the others mean something at their present size
 
 
 def _frank_wolfe(radius: float) -> Callable[[Row], np.ndarray]:
     def shrinkage(row: Row) -> np.ndarray:
-        target_norm = np.asarray(row.target_norm, np.float32)
+        free = atoms_lib.ATOMS[row.atom].projects_to == "itself"
+        target_norm = np.asarray(row.target_norm, np.float32) * (not free)
         return target_norm.reshape(target_norm.shape + (1,) * (target_norm.ndim * (len(row.shape) - 1))) / radius
 
     return shrinkage

@@ -34,7 +34,7 @@ class Mixer(nn.Module):
         # mamba.py zeroes the bias of every Linear, this one too, except under muP.
         plain = spec.mup_base_width is None and spec.scaling.init == "standard"
         bias_init = nn.initializers.zeros if plain else ssm.inverse_softplus_dt
-        self.dt_proj = nn.Dense(spec.d_inner, kernel_init=inits.dense, bias_init=bias_init)
+        self.dt_proj = nn.Dense(spec.d_inner, kernel_init=inits.knobs, bias_init=bias_init)
         self.A_log = self.param("A_log", decay_rates, (spec.d_inner, spec.d_state))
         self.D = self.param("D", nn.initializers.ones, (spec.d_inner,))
         self.out_proj = ssm.dense(spec, spec.d_model, inits.out_proj)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from big_vision_dual.norms.module import Atom, Bond, Module, NormError
 
-KINDS = ("Linear", "MaxLinear", "Embed", "Bias", "Scale", "DepthwiseConv")
+KINDS = ("Linear", "MaxLinear", "Embed", "Bias", "Scale", "Rate", "DepthwiseConv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,10 @@ class Atoms:
     def scale(self, path: str, shape: tuple[int, ...], part=None) -> Atom:
         """Elementwise gain x * g."""
         return self._atom("Scale", path, shape, 0, 1.0, part)
+
+    def rate(self, path: str, shape: tuple[int, ...], *, constant: bool) -> Atom:
+        """Logarithm of a decay or of a step size, one an entry. constant: it ignores its input, as a bias does."""
+        return self._atom("Rate", path, shape, 0, self.conventions.constant if constant else 1.0)
 
     def depthwise_conv(self, path: str, taps: int, channels: int, part=None) -> Atom:
         """Causal convolution per channel; the leaf has shape (taps, 1, channels)."""

@@ -25,7 +25,7 @@ class Row:
     fan_in, fan_out, batch: axes of the leaf; together they are all of its axes, each once. `batch` axes
       hold independent atoms (stacked layers, heads). A Linear with two fan-out axes has (heads, d_head)
       there, with two fan-in axes likewise. Embed: fan_in is the row axis. DepthwiseConv: fan_in is the
-      tap axis, fan_out the channels. Bias and Scale: all axes that are not batch are fan_out.
+      tap axis, fan_out the channels. Bias, Scale and Rate: all axes that are not batch are fan_out.
     shape: the leaf's shape, or the slice's where `slice` is given.
     mass: share of feature learning after all taring; a vector over axis 0 for scan-stacked layers.
     sensitivity: product of the sensitivities of all that follows the atom; likewise.

@@ -30,6 +30,7 @@ ROWS = (
     _row("conv/kernel", "DepthwiseConv", (4, 1, 10), (0,), (1, 2), 0.9),
     _row("embed/embedding", "Embed", (12, 5), (0,), (1,), 0.8),
     _row("norm/scale", "Scale", (11,), (), (0,), 0.25),
+    _row("mixer/A_log", "Rate", (5, 4), (), (0, 1), 0.05),
     _row("layers/query/kernel", "Linear", (3, 13, 2, 7), (1,), (2, 3), PER_LAYER, (0,)),
     _row("layers/mlp/kernel", "Linear", (3, 7, 20), (1,), (2,), PER_LAYER, (0,)),
     _row("layers/conv/kernel", "DepthwiseConv", (3, 4, 6), (1,), (2,), PER_LAYER, (0,)),

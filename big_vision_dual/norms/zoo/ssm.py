@@ -2,7 +2,8 @@
 
 A product of k branches that are each at most 1 changes by at most the sum of their changes: its sensitivity is the sum
 of theirs. Two things here are conventions, not bounds: the scan is counted with gain 1 in x, B, C and Delta each, and
-A_log as a gain on Delta. A_log and dt_bias set decay rates over many steps: they get a tenth of an atom's mass.
+A_log as a gain on Delta. A_log and Delta's bias set decay rates over many steps: they get a tenth of an atom's mass.
+Delta is about the exponential of what softplus takes, so that is measured by the largest entry: MaxLinear and Rate.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def mamba_mixer(atoms: Atoms, spec: arch_ssm.Mamba, path: str) -> Module:
     inner = spec.d_inner
     into = fused(atoms, f"{path}/in_proj", spec.d_model, spec.in_proj)
     select = fused(atoms, f"{path}/x_proj", inner, spec.x_proj)
-    rates = slow(atoms.scale(f"{path}/A_log", (inner, spec.d_state)))
-    delta = SOFTPLUS @ atoms.dense(f"{path}/dt_proj", (spec.rank,), (inner,)) @ select["dt"]
+    rates = slow(atoms.rate(f"{path}/A_log", (inner, spec.d_state), constant=False))
+    shift = slow(atoms.rate(f"{path}/dt_proj/bias", (inner,), constant=True))
+    delta = SOFTPLUS @ (atoms.max_linear(f"{path}/dt_proj/kernel", (spec.rank,), (inner,)) + shift) @ select["dt"]
     y = rates @ delta + select["B"] + select["C"] + IDENTITY + atoms.scale(f"{path}/D", (inner,))
     gated = y @ conv(atoms, f"{path}/conv", spec.d_conv, inner) @ into["x"] + bonds.SILU @ into["z"]
     return atoms.linear(f"{path}/out_proj/kernel", (inner,), (spec.d_model,)) @ scaled(spec.mixer_out, gated)
@@ -88,8 +90,8 @@ def mamba2_mixer(atoms: Atoms, spec: arch_ssm.Mamba2, path: str) -> Module:
     inner, heads = spec.d_inner, spec.n_heads
     into = fused(atoms, f"{path}/in_proj", spec.d_model, spec.in_proj, spec.knobs)
     mixed = conv(atoms, f"{path}/conv", spec.d_conv, spec.conv_channels) @ (into["x"] + into["B"] + into["C"])
-    rates = slow(atoms.scale(f"{path}/A_log", (heads,)))
-    delta = SOFTPLUS @ (into["dt"] + slow(atoms.bias(f"{path}/dt_bias", (heads,))))
+    rates = slow(atoms.rate(f"{path}/A_log", (heads,), constant=False))
+    delta = SOFTPLUS @ (into["dt"] + slow(atoms.rate(f"{path}/dt_bias", (heads,), constant=True)))
     y = (IDENTITY + atoms.scale(f"{path}/D", (heads,))) @ mixed + rates @ delta
     normed = atoms.scale(f"{path}/norm/scale", (inner,)) @ bonds.NORMALIZE @ (y + bonds.SILU @ into["z"])
     return atoms.linear(f"{path}/out_proj/kernel", (inner,), (spec.d_model,)) @ scaled(spec.mixer_out, normed)
