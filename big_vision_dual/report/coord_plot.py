@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,22 +17,35 @@ _LABELS = {"change": "RMS change since init", "rms": "RMS", "mean_abs": "mean ab
 def draw(
     settings: Mapping[str, Values], sizes: Sequence[int], axis: str, statistic: str, path: str | os.PathLike[str]
 ) -> None:
-    """Rows: settings; columns: steps from 1 on. A statistic of `studies.coord_check` against size, a line a module."""
-    steps = next(iter(next(iter(settings.values())).values())).shape[1] - 1
+    """Rows: settings; columns: steps from 1 on. A statistic of `studies.coord_check` against size, a line a module.
+
+    The same module of all layers has one colour and one entry in the legend.
+    """
+    some = next(iter(settings.values()))
+    steps = next(iter(some.values())).shape[1] - 1
+    colours = {kind: f"C{i % 10}" for i, kind in enumerate(dict.fromkeys(map(_kind, some)))}
     figure = Figure(figsize=(2.2 * steps + 2, 2.4 * len(settings) + 0.6), layout="constrained")
     rows = figure.subplots(len(settings), steps, sharex=True, sharey="row", squeeze=False)
     for panels, (setting, values) in zip(rows, settings.items(), strict=True):
         for step, panel in enumerate(panels, 1):
             for module, value_ZxT in values.items():
-                panel.plot(sizes, value_ZxT[:, step], _style(module), label=module, markersize=3, linewidth=1)
+                kind = _kind(module)
+                style = {"color": colours[kind], "label": kind, "markersize": 3, "linewidth": 1, "alpha": 0.7}
+                panel.plot(sizes, value_ZxT[:, step], _style(module), **style)
             panel.set(xscale="log", yscale="log", title=f"{setting}, step {step}")
             panel.set_xticks(sizes, [str(size) for size in sizes], fontsize=7)
             panel.minorticks_off()
         panels[0].set_ylabel(_LABELS[statistic])
     for panel in rows[-1]:
         panel.set_xlabel(axis)
-    figure.legend(*rows[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+    handles, labels = rows[0, 0].get_legend_handles_labels()
+    figure.legend(dict(zip(labels, handles, strict=True)).values(), colours, loc="outside right upper", fontsize=7)
     figure.savefig(path, dpi=110)
+
+
+def _kind(module: str) -> str:
+    """'layer03 delta' -> 'delta'."""
+    return re.sub(r"^(layer|block)\d+ ", "", module)
 
 
 def _style(module: str) -> str:
