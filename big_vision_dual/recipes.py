@@ -66,26 +66,36 @@ def load(config: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDic
 
 
 def dualized(
-    name: str, *, lr: float, dtype: str = "float32", shard_axis: str | None = None, mixer_out: float | None = None
+    name: str,
+    *,
+    lr: float,
+    momentum: float = 0.95,
+    vector_mass: float = 1.0,
+    blocks_mass: float | None = None,
+    dtype: str = "float32",
+    shard_axis: str | None = None,
+    mixer_out: float | None = None,
 ) -> ml_collections.ConfigDict:
     """The recipe `name` with the dual architecture, the well-normed table and `scale_by_dualize`.
 
-    lr: the dualized learning rate. dtype: of the orthogonalization's matrix products. shard_axis: mesh axis over which
-    momentum and orthogonalization are spread. mixer_out: of a state-space model, see `arch_ssm.MIXER_OUT`. Clipping and
-    warm-up go: the dual has unit norm whatever the gradient's.
+    lr: the dualized learning rate. vector_mass: the mass of biases and scales, where a matrix has 1. blocks_mass: of
+    all blocks together, None for what the norm tree gives them. dtype: of the orthogonalization's matrix products.
+    shard_axis: mesh axis over which momentum and orthogonalization are spread. mixer_out: of a state-space model, see
+    `arch_ssm.MIXER_OUT`. Clipping and warm-up go: the dual has unit norm whatever the gradient's.
     """
     recipe: Any = load(name)
-    masses = {"Bias": 1.0, "Scale": 1.0}
+    masses = {"Bias": vector_mass, "Scale": vector_mass}
     with recipe.unlocked():
         recipe.model.scaling = "dual"
         if mixer_out is not None:
             recipe.model.mixer_out = mixer_out
-        recipe.norms = {"conventions": "well_normed", "blocks_mass": config_dict.placeholder(float), "masses": masses}
+        blocks = config_dict.FieldReference(blocks_mass, field_type=float)
+        recipe.norms = {"conventions": "well_normed", "blocks_mass": blocks, "masses": masses}
         recipe.grad_clip_norm = None
         recipe.optax_name = "big_vision_dual.scale_by_dualize"
         axis = config_dict.FieldReference(shard_axis, field_type=str)
         recipe.optax = {
-            "momentum": 0.95, "nesterov": False, "polar": "newton_schulz_6", "dtype": dtype, "shard_axis": axis,
+            "momentum": momentum, "nesterov": False, "polar": "newton_schulz_6", "dtype": dtype, "shard_axis": axis,
         }  # fmt: skip
         recipe.lr = lr
         recipe.schedule = {"warmup_steps": 0, "decay_type": "cosine"}

@@ -36,7 +36,7 @@ def get_config(path: str = "") -> ml_collections.ConfigDict:
     config.optax = dict(b2=0.95)
     config.lr = 4e-3
     config.wd = 1e-4
-    config.schedule = dict(warmup_steps=100, decay_type="cosine")
+    config.schedule = dict(warmup_percent=0.1, decay_type="cosine")
 
     config.log_training_steps = 50
     config.ckpt_steps = 500

@@ -12,4 +12,11 @@ from big_vision_dual import arch_ssm, recipes
 
 def get_config(path: str = "") -> ml_collections.ConfigDict:
     """The baseline's recipe with our model, table and optimizer."""
-    return recipes.dualized(f"mamba_bytes:{path}", lr=0.35, mixer_out=arch_ssm.MIXER_OUT["mamba"])
+    return recipes.dualized(
+        f"mamba_bytes:{path}",
+        lr=0.5,
+        momentum=0.9,
+        vector_mass=0.1,
+        blocks_mass=5.0,
+        mixer_out=arch_ssm.MIXER_OUT["mamba"],
+    )

@@ -9,7 +9,7 @@ import ml_collections
 
 from big_vision_dual import recipes
 
-LEARNING_RATES = {"standard": 3e-3, "dual": 1e-2}  # tuned by benchmarks/demo_tuning.py, docs/demo.md
+LEARNING_RATES = {"standard": 3e-3, "dual": 1e-2}  # tuned by benchmarks/tuning.py, docs/demo.md
 
 
 def get_config(scaling: str = "standard") -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ import ml_collections
 
 from big_vision_dual import recipes
 
-LEARNING_RATES = {"light": 0.1, "equal": 0.2}  # tuned by benchmarks/demo_tuning.py, docs/demo.md
+LEARNING_RATES = {"light": 0.1, "equal": 0.2}  # tuned by benchmarks/tuning.py, docs/demo.md
 
 
 def get_config(vectors: str = "light") -> ml_collections.ConfigDict:
@@ -19,8 +19,7 @@ def get_config(vectors: str = "light") -> ml_collections.ConfigDict:
     own: 2 * depth * (6 matrices + 10 vectors / 10) / 16. docs/studies.md says why.
     """
     lr = LEARNING_RATES[recipes.choice("mnist5k_vit_dual", vectors, LEARNING_RATES)]
-    config = recipes.dualized("mnist5k_vit", lr=lr)
-    if vectors == "light":
-        config.norms.masses.update(Bias=0.1, Scale=0.1)
-        config.norms.blocks_mass = 2 * config.model.depth * 7 / 16
-    return config
+    if vectors == "equal":
+        return recipes.dualized("mnist5k_vit", lr=lr)
+    depth = recipes.load("mnist5k_vit").model.depth
+    return recipes.dualized("mnist5k_vit", lr=lr, vector_mass=0.1, blocks_mass=2 * depth * 7 / 16)
