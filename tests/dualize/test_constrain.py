@@ -91,3 +91,12 @@ def test_none_changes_nothing(few, random_tree):
     tx = dualize.constrain("none", few)
     step = random_tree(few)
     assert tx.update(step, tx.init(step))[0] is step
+
+
+@pytest.mark.parametrize("kind", ["decay", "frank_wolfe", "project"])
+def test_rates_are_left_alone(kind, table, table_of, random_tree):
+    rates = table_of(row for row in table.rows if row.atom == "Rate")
+    weights, step = jax.tree.map(lambda w: 10 * w, random_tree(rates)), random_tree(rates, seed=1)
+    tx = dualize.constrain(kind, rates, rate=0.1)
+    steps, _ = tx.update(step, tx.init(weights), weights)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), steps, step)
