@@ -1,5 +1,6 @@
-"""The audit passes a well-normed table and finds what was broken on purpose. Tiny ViT, MNIST digits."""
+"""The audit passes a well-normed table and finds what was broken on purpose. Tiny models, MNIST digits and bytes."""
 
+import numpy as np
 import pytest
 
 from big_vision_dual import recipes
@@ -29,3 +30,28 @@ def test_an_atom_that_moves_a_hundred_times_too_far_is_found():
 def test_audit_wants_a_table():
     with pytest.raises(ValueError, match="audit wants a dualized config, not optax_name 'scale_by_adam'"):
         norm_audit.audit(settings.adamw(CONFIG))
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(np.random.default_rng(0).integers(0, 256, 4000, np.uint8).tobytes())
+    return path
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_state_space_models_are_audited_too(name, text):
+    length = ("--config.input_shape=(8,)", "--config.input.data.length=8", "--config.evals.val.data.length=8")
+    small = ("--config.model.d_model=16", "--config.model.d_state=4", "--config.input.batch_size=4")
+    config = recipes.load(f"{name}_bytes_dual:{text}", [*length, *small]).to_dict()
+    findings = norm_audit.audit(config, steps=2)
+    assert [finding for finding in findings if finding.flagged] == []
+    measured = {finding.name for finding in findings}
+    assert {"stem to logits", "block 0", "layers_1/mixer/A_log", "head/kernel"} <= measured
+    assert "layers_1/mixer/A_log" not in {finding.name for finding in findings if finding.what == "growth"}
+
+
+def test_a_model_that_cannot_be_audited_says_which_can():
+    mlp = {**CONFIG, "model_name": "mlp", "model": {"width": 8, "depth": 2}}
+    with pytest.raises(ValueError, match="an audit takes a ViT, Mamba or Mamba-2, not MLP"):
+        norm_audit.audit(mlp, steps=2)
