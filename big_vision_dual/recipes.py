@@ -78,8 +78,8 @@ def dualized(
 ) -> ml_collections.ConfigDict:
     """The recipe `name` with the dual architecture, the well-normed table and `scale_by_dualize`.
 
-    lr: the dualized learning rate. vector_mass: the mass of biases and scales, where a matrix has 1. blocks_mass: of
-    all blocks together, None for what the norm tree gives them. dtype: of the orthogonalization's matrix products.
+    lr, momentum: of `scale_by_dualize`. vector_mass: the mass of biases and scales, where a matrix has 1. blocks_mass:
+    of all blocks together, None for what the norm tree gives them. dtype: of the orthogonalization's matrix products.
     shard_axis: mesh axis over which momentum and orthogonalization are spread. mixer_out: of a state-space model, see
     `arch_ssm.MIXER_OUT`. Clipping and warm-up go: the dual has unit norm whatever the gradient's.
     """

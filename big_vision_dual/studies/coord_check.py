@@ -30,7 +30,7 @@ HIDDEN, LOGITS = 0.2, 0.4  # thresholds on abs(slope)
 
 @dataclasses.dataclass(frozen=True)
 class Slope:
-    """How one statistic of a module's activation depends on size: its change since initialization ~ size ** slope.
+    """How one statistic of a module's activation depends on size: statistic ~ size ** slope.
 
     steps: the log-log slope after each step that counts (`STATISTICS`), with its 95 % interval over sizes and seeds.
     """

@@ -101,10 +101,9 @@ def _cloud_tpu_workers() -> int:
 
 
 def _initialize() -> None:
-    given = os.environ
     jax.distributed.initialize(
-        num_processes=_whole("JAX_NUM_PROCESSES", least=1) if "JAX_NUM_PROCESSES" in given else None,
-        process_id=_whole("JAX_PROCESS_ID", least=0) if "JAX_PROCESS_ID" in given else None,
+        num_processes=_whole("JAX_NUM_PROCESSES", least=1) if "JAX_NUM_PROCESSES" in os.environ else None,
+        process_id=_whole("JAX_PROCESS_ID", least=0) if "JAX_PROCESS_ID" in os.environ else None,
         heartbeat_timeout_seconds=heartbeat_seconds(),
     )
 
