@@ -26,10 +26,10 @@ from jax.sharding import SingleDeviceSharding
 from rich.console import Console
 from rich.table import Table
 
-from big_vision_dual import dualize, tables, trees
-from big_vision_dual.dualize import polar
-from big_vision_dual.launch import topologies
-from big_vision_dual.tables import TargetNormTable
+from big_vision_dual.core import dualize, tables, trees
+from big_vision_dual.core.dualize import polar
+from big_vision_dual.core.tables import TargetNormTable
+from big_vision_dual.pods import topologies
 
 
 @dataclasses.dataclass

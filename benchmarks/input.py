@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from big_vision_dual import data
-from big_vision_dual.data.tfds import open_split
-from big_vision_dual.pp import randaug
-from big_vision_dual.pp.quiet_tf import tf
+from big_vision_dual.train import data
+from big_vision_dual.train.data.tfds import open_split
+from big_vision_dual.train.pp import randaug
+from big_vision_dual.train.pp.quiet_tf import tf
 
 BATCH = 50
 BATCHES = 6  # timed in each round, after one that is not

@@ -25,9 +25,9 @@ import jax
 import ml_collections
 import optax
 
-from big_vision_dual import recipes
-from big_vision_dual.launch import step_cost, topologies
-from big_vision_dual.launch.preflight_report import step_as_dict
+from big_vision_dual.pods import step_cost, topologies
+from big_vision_dual.pods.preflight_report import step_as_dict
+from big_vision_dual.train import recipes
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "pod.jsonl"

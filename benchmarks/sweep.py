@@ -9,9 +9,9 @@ import argparse
 import pathlib
 import tempfile
 
-from big_vision_dual import recipes
-from big_vision_dual.studies import grid, settings, sweep
-from big_vision_dual.studies.results import Results
+from big_vision_dual.lab.studies import grid, settings, sweep
+from big_vision_dual.lab.studies.results import Results
+from big_vision_dual.train import recipes
 
 
 def main() -> None:

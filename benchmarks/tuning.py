@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from big_vision_dual import recipes
-from big_vision_dual.studies import grid, results, sweep
+from big_vision_dual.lab.studies import grid, results, sweep
+from big_vision_dual.train import recipes
 
 
 @dataclasses.dataclass(frozen=True)

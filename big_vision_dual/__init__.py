@@ -11,21 +11,25 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from big_vision_dual import _moved
+
 if TYPE_CHECKING:
-    from big_vision_dual.dualize import project as project
-    from big_vision_dual.dualize import scale_by_dualize as scale_by_dualize
-    from big_vision_dual.tables import TargetNormTable as TargetNormTable
-    from big_vision_dual.tables import flat as flat_table
-    from big_vision_dual.tables import load as load_table
-    from big_vision_dual.tables import save as save_table
+    from big_vision_dual.core.dualize import project as project
+    from big_vision_dual.core.dualize import scale_by_dualize as scale_by_dualize
+    from big_vision_dual.core.tables import TargetNormTable as TargetNormTable
+    from big_vision_dual.core.tables import flat as flat_table
+    from big_vision_dual.core.tables import load as load_table
+    from big_vision_dual.core.tables import save as save_table
+
+_moved.install()
 
 _PUBLIC = {
-    "scale_by_dualize": ("dualize", "scale_by_dualize"),
-    "project": ("dualize", "project"),
-    "load_table": ("tables", "load"),
-    "save_table": ("tables", "save"),
-    "flat_table": ("tables", "flat"),
-    "TargetNormTable": ("tables", "TargetNormTable"),
+    "scale_by_dualize": ("core.dualize", "scale_by_dualize"),
+    "project": ("core.dualize", "project"),
+    "load_table": ("core.tables", "load"),
+    "save_table": ("core.tables", "save"),
+    "flat_table": ("core.tables", "flat"),
+    "TargetNormTable": ("core.tables", "TargetNormTable"),
 }
 __all__ = ["TargetNormTable", "flat_table", "load_table", "project", "save_table", "scale_by_dualize"]
 

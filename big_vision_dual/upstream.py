@@ -16,7 +16,8 @@ import ml_collections
 import optax
 from flax import linen as nn
 
-from big_vision_dual import dualize, models
+from big_vision_dual import models
+from big_vision_dual.core import dualize
 from big_vision_dual.models import weights
 
 

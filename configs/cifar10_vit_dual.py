@@ -7,7 +7,7 @@ Expected: .48 and .49 after 300 steps (docs/cifar10.md; two seeds, CPU); the ful
 
 import ml_collections
 
-from big_vision_dual import recipes
+from big_vision_dual.train import recipes
 
 
 def get_config() -> ml_collections.ConfigDict:

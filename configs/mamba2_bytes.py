@@ -7,7 +7,7 @@ Expected: not yet run at full length (1000 steps).
 
 import ml_collections
 
-from big_vision_dual import recipes
+from big_vision_dual.train import recipes
 
 
 def get_config(path: str = "") -> ml_collections.ConfigDict:

@@ -7,7 +7,8 @@ Expected: see docs/studies.md, "The recipes"; lr is the best of 300 steps there.
 
 import ml_collections
 
-from big_vision_dual import arch_ssm, recipes
+from big_vision_dual.models import arch_ssm
+from big_vision_dual.train import recipes
 
 
 def get_config(path: str = "") -> ml_collections.ConfigDict:

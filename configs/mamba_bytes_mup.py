@@ -9,7 +9,7 @@ Expected: see docs/studies.md; lr is the best of 100 steps there.
 
 import ml_collections
 
-from big_vision_dual import recipes
+from big_vision_dual.train import recipes
 
 
 def get_config(path: str = "") -> ml_collections.ConfigDict:

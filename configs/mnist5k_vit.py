@@ -7,7 +7,7 @@ Expected: see docs/demo.md.
 
 import ml_collections
 
-from big_vision_dual import recipes
+from big_vision_dual.train import recipes
 
 LEARNING_RATES = {"standard": 3e-3, "dual": 1e-2}  # tuned by benchmarks/tuning.py, docs/demo.md
 

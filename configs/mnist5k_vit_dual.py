@@ -7,7 +7,7 @@ Expected: see docs/demo.md.
 
 import ml_collections
 
-from big_vision_dual import recipes
+from big_vision_dual.train import recipes
 
 LEARNING_RATES = {"light": 0.1, "equal": 0.2}  # tuned by benchmarks/tuning.py, docs/demo.md
 

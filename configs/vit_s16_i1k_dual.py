@@ -6,7 +6,7 @@ Expected: about the baseline's time (docs/performance.md); result not yet run.
 
 import ml_collections
 
-from big_vision_dual import recipes
+from big_vision_dual.train import recipes
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -6,7 +6,7 @@ Expected: l2_params grows to 50x the baseline's (its author's report); not yet r
 
 import ml_collections
 
-from big_vision_dual import recipes
+from big_vision_dual.train import recipes
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from big_vision_dual.tables import Row
+from big_vision_dual.core.tables import Row
 
 
 def matrices(leaf, row: Row) -> np.ndarray:

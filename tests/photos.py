@@ -32,7 +32,7 @@ def real(index: int) -> bytes:
     """Validation image `index` of ../shared/data/tfds/imagenet2012; skips where that is absent."""
     if not SHARED_TFDS.is_dir():
         pytest.skip(f"no real images: {SHARED_TFDS} is absent")
-    from big_vision_dual.data.tfds import open_split
+    from big_vision_dual.train.data.tfds import open_split
 
     split = {"name": "imagenet2012", "split": f"validation[{index}:{index + 1}]", "data_dir": str(SHARED_TFDS)}
     opened = open_split(split)

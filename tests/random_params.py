@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from big_vision_dual import trees
+from big_vision_dual.core import trees
 
 
 def draw(model: nn.Module, inputs: Any, seed: int = 0) -> dict[str, Any]:

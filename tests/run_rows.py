@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from big_vision_dual.trainer import metrics
+from big_vision_dual.train import metrics
 
 
 def repeatable(workdir):

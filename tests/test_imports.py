@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -10,23 +11,30 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "big_vision_dual"
-LAYERS = (  # highest first; packages of one line may not import each other
-    {"cli"}, {"train"}, {"demo"}, {"studies"}, {"report"}, {"launch"}, {"trainer"}, {"evaluators"}, {"data"}, {"pp"},
-    {"upstream"}, {"optim"}, {"models", "dualize"}, {"tables"}, {"norms"}, {"arch_ssm"},
-    {"arch", "losses", "mistakes", "recipes", "trees"},
-)  # fmt: skip
-RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-NO_JAX = {"tables", "norms", "arch", "arch_ssm", "mistakes", "recipes", "trees"}
+WINGS = ({"cli"}, {"lab", "pods"}, {"upstream"}, {"train"}, {"models"}, {"core"})
+"""Highest first; wings of one line may not import each other."""
+ROOMS_OF_TRAIN = ({"evaluators"}, {"data"}, {"pp"}, {"optim"}, {"losses", "recipes"})
+"""The folders and shared files of `train`, below all its other files."""
+NO_JAX = {"core/tables", "core/norms", "core/errors", "core/files", "models/arch", "models/arch_ssm", "train/recipes"}
 ML = {"jax", "flax", "optax", "orbax"}
 TENSORFLOW = {"tensorflow", "tensorflow_datasets"}
 
 
 def modules() -> list[pathlib.Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.name == "upstream.py")
 
 
-def unit(path: pathlib.Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def place(dotted: str) -> tuple[int, int]:
+    """(rank of the wing, rank inside it); higher is lower in the house."""
+    wing, *inside = dotted.split(".")
+    ranks = {name: rank for rank, names in enumerate(WINGS) for name in names}
+    assert wing in ranks, f"{wing} is not in WINGS: give it its place"
+    of_train = {name: rank for rank, names in enumerate(ROOMS_OF_TRAIN, 1) for name in names}
+    return ranks[wing], of_train.get(inside[0], 0) if wing == "train" and inside else 0
+
+
+def dotted(path: pathlib.Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imported(path: pathlib.Path) -> list[str]:
@@ -43,24 +51,40 @@ def imported(path: pathlib.Path) -> list[str]:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path):
-    here = unit(path)
-    assert here in RANK, f"{here} is not in LAYERS: give it its place"
+    here = dotted(path)
     for name in imported(path):
         top, _, rest = name.partition(".")
         if top in ML:
-            assert here not in NO_JAX, f"{path} imports {name}"
+            assert not any(here.replace(".", "/").startswith(room) for room in NO_JAX), f"{path} imports {name}"
         if top in TENSORFLOW:
-            assert here in {"data", "pp"}, f"{path} imports {name}"
-        if top == "big_vision_dual" and rest.split(".")[0] in RANK:
-            there = rest.split(".")[0]
-            assert there == here or RANK[there] > RANK[here], f"{path} imports {name}, which is not below it"
+            assert here.startswith(("train.data", "train.pp")), f"{path} imports {name}"
+        if top == "big_vision_dual" and rest.partition(".")[0] != "__version__":
+            (wing, room), (its_wing, its_room) = place(here), place(rest)
+            same = here.split(".")[0] == rest.split(".")[0]
+            below = its_room >= room if same else its_wing > wing
+            assert below, f"{path} imports {name}, which is not below it"
 
 
 def test_the_library_starts_without_tensorflow_and_tables_without_jax():
     script = (
         "import sys, big_vision_dual as bvd; bvd.load_table('vit_s16_i1k');"
         "assert 'jax' not in sys.modules, 'tables import JAX';"
-        "bvd.scale_by_dualize; import big_vision_dual.trainer.step, big_vision_dual.data;"
+        "bvd.scale_by_dualize; import big_vision_dual.train.step, big_vision_dual.train.data;"
         "assert 'tensorflow' not in sys.modules, 'the library imports TensorFlow'"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("big_vision_dual.recipes", "big_vision_dual.train.recipes"),
+        ("big_vision_dual.norms.zoo", "big_vision_dual.models.norm_trees"),
+        ("big_vision_dual.optim.schedules", "big_vision_dual.train.optim.schedules"),
+    ],
+)
+def test_names_of_before_0_2_lead_to_the_same_module(old, new):
+    for name in [name for name in sys.modules if name == old or (old.startswith(f"{name}.") and name.count("."))]:
+        sys.modules.pop(name)
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):
+        assert importlib.import_module(old) is importlib.import_module(new)

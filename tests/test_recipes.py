@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from big_vision_dual import recipes, tables
+from big_vision_dual.core import tables
+from big_vision_dual.models import norm_trees
+from big_vision_dual.train import recipes
 
 
 def test_every_recipe_takes_the_fields_of_a_call():
@@ -29,7 +31,7 @@ def test_byte_recipes_hand_their_text_on_and_train_as_their_tables_say(name):
     dual: Any = recipes.load(f"{name}_bytes_dual:a.txt", ["--config.model.d_model=64"])
     assert dual.input.data.path == dual.evals.val.data.path == "a.txt"
     cached = tables.load(f"{name}_bytes")
-    assert tables.for_config(dual).rows == cached.rows
+    assert norm_trees.table_for(dual).rows == cached.rows
     assert {**dual.model.to_dict(), "num_classes": 256} == cached.model
     scaled: Any = recipes.load(f"{name}_bytes_mup:a.txt")
     assert (scaled.input.data.path, scaled.model.mup_base_width, scaled.mup.base_width) == ("a.txt", 64, 64)

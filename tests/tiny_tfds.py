@@ -15,7 +15,7 @@ def write(root: pathlib.Path) -> str:
     """Writes the data set under `root` and returns the data_dir to give to a config."""
     import tensorflow_datasets as tfds
 
-    from big_vision_dual.pp.quiet_tf import tf
+    from big_vision_dual.train.pp.quiet_tf import tf
 
     folder = root / "tiny" / "1.0.0"
     folder.mkdir(parents=True)

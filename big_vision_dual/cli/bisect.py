@@ -8,7 +8,7 @@ import pathlib
 from rich.console import Console
 from rich.table import Table
 
-from big_vision_dual import recipes
+from big_vision_dual.train import recipes
 
 VECTORS = ".*/(bias|scale)"
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs one study, prints its table and draws it."""
-    from big_vision_dual.studies.results import Results
+    from big_vision_dual.lab.studies.results import Results
 
     base = recipes.load(args.config, args.overrides).to_dict()
     results, console = Results(args.out / "results.jsonl"), Console()
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _one_at_a_time(args: argparse.Namespace, base: dict, results, console: Console) -> pathlib.Path:
-    from big_vision_dual.studies import bisect
+    from big_vision_dual.lab.studies import bisect
 
     switches = args.switches.split(",") if args.switches else list(bisect.SWITCHES)
     reference = bisect.tune(base, bisect.ENDS[args.study], args.seeds, results)
@@ -53,7 +53,7 @@ def _one_at_a_time(args: argparse.Namespace, base: dict, results, console: Conso
 
 
 def _shares(args: argparse.Namespace, base: dict, results, console: Console) -> pathlib.Path:
-    from big_vision_dual.studies import bisect
+    from big_vision_dual.lab.studies import bisect
 
     reference = bisect.tune(base, bisect.DUAL, args.seeds, results)
     factors = [float(factor) for factor in args.factors.split(",")]
@@ -65,7 +65,7 @@ def _shares(args: argparse.Namespace, base: dict, results, console: Console) -> 
 
 
 def _report(args: argparse.Namespace, title: str, effects: list, reference, console: Console) -> pathlib.Path:
-    from big_vision_dual.report import bisect_plot
+    from big_vision_dual.lab.report import bisect_plot
 
     console.print(_table(title, effects, reference))
     bars = [(f"{e.switch} = {_text(e.value)}", e.loss.value, e.loss.low, e.loss.high) for e in effects]
@@ -75,8 +75,8 @@ def _report(args: argparse.Namespace, title: str, effects: list, reference, cons
 
 
 def _factorial(args: argparse.Namespace, base: dict, results, console: Console) -> pathlib.Path:
-    from big_vision_dual.report import bisect_plot
-    from big_vision_dual.studies import bisect
+    from big_vision_dual.lab.report import bisect_plot
+    from big_vision_dual.lab.studies import bisect
 
     switches = (args.switches or "optimizer,residual,init").split(",")
     tuned = [bisect.tune(base, variant, args.seeds, results) for variant in bisect.factorial(switches)]
@@ -97,8 +97,8 @@ def _factorial(args: argparse.Namespace, base: dict, results, console: Console) 
 
 
 def _growth(args: argparse.Namespace, base: dict, results, console: Console) -> pathlib.Path:
-    from big_vision_dual.report import bisect_plot
-    from big_vision_dual.studies import growth
+    from big_vision_dual.lab.report import bisect_plot
+    from big_vision_dual.lab.studies import growth
 
     runs = growth.run(base, args.seeds, results)
     view = Table("run", "l2_params end / start", "training loss", "validation accuracy")
@@ -115,7 +115,7 @@ _STUDIES = {"standard": _one_at_a_time, "dual": _one_at_a_time, "factorial": _fa
 
 
 def _table(title: str, effects: list, reference) -> Table:
-    from big_vision_dual.studies import fit
+    from big_vision_dual.lab.studies import fit
 
     count, seeds = len(effects), len(reference.loss_S)
     caption = (

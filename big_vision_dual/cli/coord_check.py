@@ -8,7 +8,7 @@ import pathlib
 from rich.console import Console
 from rich.table import Table
 
-from big_vision_dual import recipes
+from big_vision_dual.train import recipes
 
 LRS = {"adamw": 2**-7, "adamw_dual": 2**-7, "mup": 2**-7}  # and .1 where dualized
 
@@ -16,7 +16,7 @@ LRS = {"adamw": 2**-7, "adamw_dual": 2**-7, "mup": 2**-7}  # and .1 where dualiz
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("--config", default="study_vit", help="the base recipe (default study_vit: MNIST digits)")
-    parser.add_argument("--settings", default="adamw,mup,dualize", help="see big_vision_dual.studies.settings")
+    parser.add_argument("--settings", default="adamw,mup,dualize", help="see big_vision_dual.lab.studies.settings")
     parser.add_argument("--axis", choices=("width", "depth"), default="width")
     parser.add_argument("--sizes", default="64,128,256,512", help="widths or depths, ascending")
     parser.add_argument("--steps", type=int, default=5)
@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints and draws; the status is 1 where a setting is not flat."""
-    from big_vision_dual.report import coord_plot
-    from big_vision_dual.studies import coord_check
-    from big_vision_dual.studies.results import Results
+    from big_vision_dual.lab.report import coord_plot
+    from big_vision_dual.lab.studies import coord_check
+    from big_vision_dual.lab.studies.results import Results
 
     console = Console()
     base = recipes.load(args.config, args.overrides).to_dict()

@@ -7,7 +7,10 @@ import pathlib
 
 from rich.console import Console
 
-from big_vision_dual import demo, recipes, tables
+from big_vision_dual.core import tables
+from big_vision_dual.lab import demo
+from big_vision_dual.models import norm_trees
+from big_vision_dual.train import recipes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     args.workdir.mkdir(parents=True, exist_ok=True)
     table_file, picture_file = args.workdir / "norm_table.json", args.workdir / "demo.png"
-    tables.save(tables.for_config(recipes.load(demo.RUNS["dualized"])), table_file)
+    tables.save(norm_trees.table_for(recipes.load(demo.RUNS["dualized"])), table_file)
     runs = demo.train(args.workdir, args.overrides)
     console.print(demo.summary(runs))
     demo.picture(runs, picture_file)

@@ -9,12 +9,12 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from big_vision_dual import recipes
+from big_vision_dual.train import recipes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is evaluated, and by which evaluators."""
-    from big_vision_dual.trainer import distributed
+    from big_vision_dual.train import distributed
 
     parser.add_argument("--config", required=True, help="the recipe, with the --config.KEY=VALUE it was trained with")
     parser.add_argument("--workdir", help="of a run; without one, --config.model_init=FILE.npz is evaluated")
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates; the first host prints."""
     import jax
 
-    from big_vision_dual.trainer import distributed, evaluate, quiet
+    from big_vision_dual.train import distributed, evaluate, quiet
 
     with quiet.libraries(), distributed.joined(args.distributed):
         config = recipes.load(args.config, args.overrides)

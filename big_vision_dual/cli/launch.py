@@ -6,7 +6,7 @@ import argparse
 import pathlib
 import sys
 
-from big_vision_dual.launch import gcloud, launcher, topologies
+from big_vision_dual.pods import gcloud, launcher, topologies
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

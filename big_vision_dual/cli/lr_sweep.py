@@ -8,13 +8,13 @@ import pathlib
 from rich.console import Console
 from rich.table import Table
 
-from big_vision_dual import recipes
+from big_vision_dual.train import recipes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("--config", default="study_vit", help="the base recipe (default study_vit: MNIST digits)")
-    parser.add_argument("--settings", default="adamw,mup,dualize", help="see big_vision_dual.studies.settings")
+    parser.add_argument("--settings", default="adamw,mup,dualize", help="see big_vision_dual.lab.studies.settings")
     parser.add_argument("--axis", choices=("width", "depth"), default="width")
     parser.add_argument("--sizes", default="16,32,64,128", help="widths or depths, ascending")
     parser.add_argument(
@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sweeps, prints optima and drifts, draws."""
-    from big_vision_dual.report import lr_plot
-    from big_vision_dual.studies import lr_transfer, sweep
-    from big_vision_dual.studies.results import Results
+    from big_vision_dual.lab.report import lr_plot
+    from big_vision_dual.lab.studies import lr_transfer, sweep
+    from big_vision_dual.lab.studies.results import Results
 
     console = Console()
     base = recipes.load(args.config, args.overrides).to_dict()
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _line(curve, axis: str):
-    from big_vision_dual.report.lr_plot import Line
+    from big_vision_dual.lab.report.lr_plot import Line
 
     best = curve.optimum.interval
     numbers = (best.value, best.low, best.high)

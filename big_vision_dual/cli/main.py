@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from big_vision_dual import mistakes
+from big_vision_dual.core import errors
 
 COMMANDS = {
     "bisect": "from the standard ViT with AdamW to the dualized one, switch by switch",
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}. See bvd {args.command} --help.")
     args.overrides = overrides
-    return mistakes.guarded(f"bvd {args.command}", lambda: _module(args.command).run(args))
+    return errors.guarded(f"bvd {args.command}", lambda: _module(args.command).run(args))
 
 
 def _module(name: str):

@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from big_vision_dual import recipes, tables
-from big_vision_dual.tables import mup
+from big_vision_dual.core import tables
+from big_vision_dual.models import mup, norm_trees
+from big_vision_dual.train import recipes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def _build(args: argparse.Namespace, console: Console) -> int:
     config = recipes.load(args.config, args.overrides)
     if args.mup:
         return _build_mup(config, args.out, console)
-    table = tables.for_config(config)
+    table = norm_trees.table_for(config)
     if args.out is None:
         print(tables.dumps(table), end="")
         return 0
@@ -73,14 +74,14 @@ def _shapes(config: Any) -> Any:
     import jax
 
     from big_vision_dual import models
-    from big_vision_dual.trainer import step
+    from big_vision_dual.train import step
 
     model = models.get(config.model_name).Model(config.num_classes, **config.model)
     return jax.eval_shape(lambda: step.init_params(config, model))
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:
-    from big_vision_dual.report import mup_view, table_view
+    from big_vision_dual.lab.report import mup_view, table_view
 
     if mup.is_table(args.table):
         if args.plot:
@@ -96,7 +97,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
 
 
 def _diff(args: argparse.Namespace, console: Console) -> int:
-    from big_vision_dual.report import table_view
+    from big_vision_dual.lab.report import table_view
 
     difference = table_view.difference(tables.load(args.a), tables.load(args.b))
     _print_whole(console, table_view.difference_table(difference, args.a, args.b, args.most))
@@ -117,8 +118,8 @@ def _check(args: argparse.Namespace, console: Console) -> int:
 
 
 def _audit(args: argparse.Namespace, console: Console) -> int:
-    from big_vision_dual.report import audit_view
-    from big_vision_dual.studies import norm_audit, settings
+    from big_vision_dual.lab.report import audit_view
+    from big_vision_dual.lab.studies import norm_audit, settings
 
     config = recipes.load(args.config, args.overrides).to_dict()
     config = settings.apply(args.setting, config) if args.setting else config

@@ -21,8 +21,8 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from rich.console import Console
 
-    from big_vision_dual import recipes
-    from big_vision_dual.launch import preflight, preflight_report, step_cost, topologies
+    from big_vision_dual.pods import preflight, preflight_report, step_cost, topologies
+    from big_vision_dual.train import recipes
 
     slices = [topologies.parse(name) for name in args.topology]
     said = Console(stderr=True)

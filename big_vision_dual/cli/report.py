@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from big_vision_dual.report import run_files, run_page, run_picture
+from big_vision_dual.lab.report import run_files, run_page, run_picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints prompt and continuation."""
     import numpy as np
 
-    from big_vision_dual.trainer import sampling
+    from big_vision_dual.train import sampling
 
     prompt = args.prompt.encode()
     if not prompt or args.length < 1 or args.temperature < 0:

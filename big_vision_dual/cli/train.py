@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from big_vision_dual import train
+from big_vision_dual.train import command
 
-add_arguments = train.add_arguments
+add_arguments = command.add_arguments
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains."""
-    return train.run(args, args.overrides)
+    return command.run(args, args.overrides)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from flax import linen as nn
 
-from big_vision_dual import arch
+from big_vision_dual.models import arch
 
 MODELS = ("vit", "mlp", "gpt", "mamba", "mamba2", "vision_mamba")
 ModelT = TypeVar("ModelT", bound=nn.Module)

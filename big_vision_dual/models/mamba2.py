@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from big_vision_dual import arch_ssm
-from big_vision_dual.models import scans, ssm
+from big_vision_dual.models import arch_ssm, scans, ssm
 
 
 def decay_rates(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from big_vision_dual import arch, models
-from big_vision_dual.models import init, transformer
+from big_vision_dual import models
+from big_vision_dual.models import arch, init, transformer
 
 
 class MLP(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from big_vision_dual import trees
+from big_vision_dual.core import trees
 
 
 def redraw(params: Mapping[str, Any], stds: Mapping[str, float], key: jax.Array) -> dict[str, Any]:

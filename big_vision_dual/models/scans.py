@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from big_vision_dual import arch_ssm
+from big_vision_dual.models import arch_ssm
 
 Step = Callable[[jax.Array, tuple[jax.Array, ...]], tuple[jax.Array, jax.Array]]
 

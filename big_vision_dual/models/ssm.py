@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from big_vision_dual import arch_ssm
-from big_vision_dual.models import init, transformer
+from big_vision_dual.models import arch_ssm, init, transformer
 
 Acts = dict[str, Any]
 DT_RANGE = (1e-3, 1e-1)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from big_vision_dual import trees
+from big_vision_dual.core import trees
 
 _KEYS = (  # torch pattern, Flax path; {} stands for a layer's number
     ("embedding.weight", "embedding/embedding"),

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from big_vision_dual import arch
-from big_vision_dual.models import init
+from big_vision_dual.core.norms.bonds import GELU_LIPSCHITZ
+from big_vision_dual.models import arch, init
 
 REMAT_POLICIES = (
     "none",
@@ -40,7 +40,7 @@ class BlockSpec:
 
 def gelu(x: jax.Array, kind: str) -> jax.Array:
     """GELU in its tanh form; 'unit' divides by 1.1289, so that the slope is at most 1."""
-    return nn.gelu(x) / arch.GELU_LIPSCHITZ if kind == "unit" else nn.gelu(x)
+    return nn.gelu(x) / GELU_LIPSCHITZ if kind == "unit" else nn.gelu(x)
 
 
 def residual(x: jax.Array, branch: jax.Array, kind: str, branches: int) -> jax.Array:

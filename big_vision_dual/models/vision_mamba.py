@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from big_vision_dual import arch_ssm
-from big_vision_dual.models import init, mamba, ssm, transformer, vit
+from big_vision_dual.models import arch_ssm, init, mamba, ssm, transformer, vit
 
 
 class BidirectionalLayer(nn.Module):

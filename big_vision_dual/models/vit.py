@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from big_vision_dual import arch, models
-from big_vision_dual.models import init, transformer
+from big_vision_dual import models
+from big_vision_dual.models import arch, init, transformer
 
 POOL_TYPES = ("gap", "tok", "map", "0")
 POSEMBS = ("learn", "sincos2d")

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_dual import trees
+from big_vision_dual.core import trees
 
 _ROOTS = ("params/", "opt/target/")  # where Big Vision's checkpoints of different ages keep the parameters
 _POSITIONS = "pos_embedding"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from big_vision_dual import tables
 from big_vision_dual.cli import main
+from big_vision_dual.core import tables
 
 
 def test_build_writes_what_show_and_check_read(tmp_path, capsys):

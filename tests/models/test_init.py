@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from big_vision_dual import trees
+from big_vision_dual.core import trees
 from big_vision_dual.models import init, vit
 
 FAN_IN_AXES = {"query": 1, "key": 1, "value": 1, "out": 2, "embedding": 3}  # the leading axes; 1 for Dense

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from big_vision_dual import models, optim, trees
-from big_vision_dual.models import torch_weights
-from big_vision_dual.tables import mup
+from big_vision_dual import models
+from big_vision_dual.core import trees
+from big_vision_dual.models import mup, torch_weights
+from big_vision_dual.train import optim
 
 FILES = ("mamba1_d32_sp", "mamba1_d32_mup", "mamba2_d32_sp", "mamba2_d32_mup")
 ACTS = {  # torch module -> our intermediate

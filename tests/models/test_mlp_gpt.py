@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import random_params
 
-from big_vision_dual import models, trees
+from big_vision_dual import models
+from big_vision_dual.core import trees
 
 TOKENS = np.random.default_rng(0).integers(0, 11, size=(2, 7))
 

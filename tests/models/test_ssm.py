@@ -8,7 +8,8 @@ import numpy as np
 import oracle
 import pytest
 
-from big_vision_dual import models, trees
+from big_vision_dual import models
+from big_vision_dual.core import trees
 from big_vision_dual.models import mamba, ssm, torch_weights
 
 VOCAB, LENGTH = 11, 7

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision_dual import models, trees
+from big_vision_dual import models
+from big_vision_dual.core import trees
 
 OPTIONS = {"width": 24, "depth": 1, "patch_size": (2, 3), "d_state": 5, "chunk": 4}
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import random_params
 
-from big_vision_dual import arch, models, trees
-from big_vision_dual.models import transformer, vit, weights
+from big_vision_dual import models
+from big_vision_dual.core import trees
+from big_vision_dual.models import arch, transformer, vit, weights
 
 # Width 24 in 3 heads of 8, mlp 40, patches 4 x 2: no two axes that could be swapped unnoticed are equal.
 SIZES = {"width": 24, "depth": 2, "mlp_dim": 40, "num_heads": 3, "patch_size": (4, 2)}

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision_dual import models, trees
+from big_vision_dual import models
+from big_vision_dual.core import trees
 from big_vision_dual.models import vit
 
 GOLDENS = ("gap_sincos", "map_learn", "tok_rep")

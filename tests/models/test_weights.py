@@ -9,7 +9,7 @@ import pytest
 import random_params
 import scipy.ndimage
 
-from big_vision_dual import trees
+from big_vision_dual.core import trees
 from big_vision_dual.models import vit, weights
 
 CONFIG = {"width": 24, "depth": 2, "mlp_dim": 40, "num_heads": 3, "patch_size": (4, 4)}

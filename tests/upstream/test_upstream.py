@@ -14,7 +14,8 @@ import optax
 import pytest
 
 import big_vision_dual.upstream  # noqa: F401
-from big_vision_dual import dualize, models, tables, trees
+from big_vision_dual import models
+from big_vision_dual.core import dualize, tables, trees
 from big_vision_dual.models import weights
 
 ROOT = pathlib.Path(__file__).parents[2]

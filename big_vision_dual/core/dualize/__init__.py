@@ -1,0 +1,8 @@
+"""Modular duality as optax transformations: orthogonalization, one dual map per atom, grouping, projection, norms."""
+
+from big_vision_dual.core.dualize import measure
+from big_vision_dual.core.dualize.constrain import constrain, project
+from big_vision_dual.core.dualize.graft import DualizeState, scale_by_dualize
+from big_vision_dual.core.dualize.polar import orthogonalize
+
+__all__ = ["DualizeState", "constrain", "measure", "orthogonalize", "project", "scale_by_dualize"]

@@ -1,0 +1,184 @@
+"""Grafts a target_norm table onto optax: momentum, then every atom's dual map, scaled to its target norm."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from big_vision_dual.core import tables, trees
+from big_vision_dual.core.dualize import geometry
+from big_vision_dual.core.dualize import groups as groups_lib
+from big_vision_dual.core.dualize import polar as polar_lib
+from big_vision_dual.core.dualize.placement import Placement
+from big_vision_dual.core.tables.schema import TargetNormTable
+
+_FALLBACKS = ("adam", "dualize")
+# Matrices in one program where nothing is sharded: stacks of equal size share their kernels, and what leaves a larger
+# stack takes longer to compile (docs/performance.md).
+_MATRICES = 4
+# Steps in a turn of the loop where a pod shares the work: the second writes where the first has read, while with one
+# a TPU copies every result (0.3 % of ViT-S/16's step on v3-8). It makes compilation longer, so not elsewhere.
+_STEPS_A_TURN = 2
+
+
+class DualizeState(NamedTuple):
+    """Momentum of one group as stacks (B, n, m): a single one where the stack axis is sharded."""
+
+    momentum: tuple[jax.Array, ...]
+
+
+def scale_by_dualize(
+    table: TargetNormTable | str,
+    *,
+    momentum: float = 0.95,
+    momentum_kind: str = "ema",
+    nesterov: bool = False,
+    polar: str = "newton_schulz_6",
+    dtype: str = "float32",
+    per_head: bool = False,
+    scale_floor: bool = False,
+    unroll: bool | int = False,
+    fallback: Sequence[tuple[str, str]] = (),
+    fallback_scale: float = 1.0,
+    mu_dtype: Any = jnp.float32,
+    shard_axis: str | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    target_norms: Mapping[str, Any] | None = None,
+) -> optax.GradientTransformation:
+    """Steepest descent under the modular norm: every atom's update has the table's target_norm in the atom's own norm.
+
+        m <- momentum m + (1 - momentum) g          (with nesterov: the direction is momentum m + (1 - momentum) g)
+        update = target_norm * dual(direction)      (`atoms.dual`; arXiv 2405.14813, 2410.21265)
+
+    The update points uphill: follow with `optax.scale_by_learning_rate`. All atoms of one kind and shape are a group,
+    computed as stacks; `optax.partition` gives each group its transformation. Updates have their gradients' dtypes.
+
+    table: a table, a path, or a name in norm_cache; checked against the parameters at init (`tables.check`).
+    momentum_kind: 'ema' as above, or 'trace' (m <- momentum m + g). Dual maps ignore the scale of their argument, so
+      the two give the same updates; the stored momentum differs.
+    polar, dtype, unroll: see `polar.orthogonalize`; False stands for 2 with a shard_axis, else for 1.
+    per_head: a Linear with fan-out (heads, d_head), as query, key and value, counts as one Linear per head; each head's
+      update then has the target norm in the norm of a Linear fan_in -> d_head.
+    scale_floor: Linear updates are scaled by max(1, sqrt(fan_out/fan_in)); with fan_out < fan_in they exceed the
+      target norm by sqrt(fan_in/fan_out), as in the first attempt at a dualized ViT.
+    fallback: ordered (regex of the whole path, kind) pairs, the first match wins; kind 'adam' sends a leaf to
+      `optax.scale_by_adam` (its defaults), 'dualize' exempts it from later pairs.
+    fallback_scale: factor on Adam's update: the ratio of its learning rate to the dualized one.
+    mu_dtype: of the stored momentum.
+    shard_axis, mesh: shard momentum and orthogonalization over this mesh axis (see `placement`).
+    target_norms: {row.key: scalar, or vector over axis 0} in place of the table's; may be traced, for vmapped sweeps.
+    """
+    table = tables.resolve(table)
+    if momentum_kind not in ("ema", "trace"):
+        raise ValueError(f"momentum_kind is {momentum_kind!r}; possible: 'ema', 'trace'.")
+    rule = _Rule(
+        momentum=momentum,
+        gradient_weight=1 - momentum if momentum_kind == "ema" else 1.0,
+        nesterov=nesterov,
+        polar=polar_lib.get(polar),
+        dtype=dtype,
+        unroll=unroll or (1 if shard_axis is None else _STEPS_A_TURN),
+        mu_dtype=mu_dtype,
+        placement=Placement(shard_axis, mesh),
+    )
+    kinds = _kinds(table, fallback)
+    dualized = [row for row in table.rows if kinds[row.path] == "dualize"]
+    groups = groups_lib.make(dualized, per_head=per_head, scale_floor=scale_floor, target_norms=target_norms)
+    transforms = {name: _dualize_group(group, rule) for name, group in groups.items()}
+    transforms["adam"] = optax.chain(optax.scale_by_adam(), optax.scale(fallback_scale))
+    labels = {layout.key: name for name, group in groups.items() for layout in group.layouts}
+    return _on_atoms(table, transforms, {row.key: labels.get(row.key, "adam") for row in table.rows})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """How one group is updated; the fields are those of `scale_by_dualize`."""
+
+    momentum: float
+    gradient_weight: float
+    nesterov: bool
+    polar: polar_lib.Polar
+    dtype: str
+    unroll: bool | int
+    mu_dtype: Any
+    placement: Placement
+
+
+def _kinds(table: TargetNormTable, fallback: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """{path: 'adam' | 'dualize'}."""
+    unknown = sorted({kind for _, kind in fallback} - set(_FALLBACKS))
+    if unknown:
+        raise ValueError(f"fallback kinds {unknown}; possible: {', '.join(_FALLBACKS)}.")
+    return trees.first_match([*fallback, (".*", "dualize")], [row.path for row in table.rows], "fallback")
+
+
+def _on_atoms(
+    table: TargetNormTable, transforms: Mapping[str, optax.GradientTransformation], labels: Mapping[str, str]
+) -> optax.GradientTransformation:
+    """`optax.partition` over the atoms of a tree, {row.key: array}; a sliced leaf has atoms in several groups."""
+
+    def partition(atoms: Mapping[str, Any]) -> optax.GradientTransformation:
+        present = {key: labels[key] for key in atoms}
+        used = set(present.values())
+        return optax.partition({name: tx for name, tx in transforms.items() if name in used}, present)
+
+    def init(params: Any) -> Any:
+        tables.check(table, params)
+        atoms = groups_lib.split(params, table)
+        return partition(atoms).init(atoms)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        atoms = groups_lib.split(updates, table)
+        directions, state = partition(atoms).update(atoms, state)
+        return groups_lib.join(directions, updates, table), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransformation:
+    """One group's momentum and dual, on {key: array} with `optax.MaskedNode` at the keys of other groups."""
+
+    def members(atoms: Any) -> tuple[tuple[groups_lib.Group, ...], dict[str, jax.Array]]:
+        present = {key: atom for key, atom in atoms.items() if not isinstance(atom, optax.MaskedNode)}
+        return _stacks(group.only(present), rule), present
+
+    def init(params: Any) -> Any:
+        stacks, _ = members(params)
+        return DualizeState(tuple(rule.placement.momentum(jnp.zeros(s.shape, rule.mu_dtype)) for s in stacks))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        stacks, present = members(updates)
+        gradients, directions, momenta = rule.placement.gradients(present), dict(updates), []
+        for stack, momentum in zip(stacks, state.momentum, strict=True):
+            gradient = rule.gradient_weight * rule.placement.momentum(stack.pack(gradients))
+            mu = rule.momentum * momentum.astype(jnp.float32) + gradient
+            direction = rule.momentum * mu + gradient if rule.nesterov else mu
+            steps = stack.steps(stack.unpack(_unit_dual(stack, direction, rule)))
+            directions |= {key: step.astype(gradients[key].dtype) for key, step in steps.items()}
+            momenta.append(rule.placement.momentum(mu.astype(rule.mu_dtype)))
+        return directions, DualizeState(tuple(momenta))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _stacks(group: groups_lib.Group, rule: _Rule) -> tuple[groups_lib.Group, ...]:
+    """The parts of a group that are computed together; vectors are not worth taking out of a stack again."""
+    if not geometry.ATOMS[group.atom].spectral:
+        return group.cut(1)
+    return group.cut(_MATRICES) if rule.placement.axis is None else (group,)
+
+
+def _unit_dual(group: groups_lib.Group, direction_BxNxM: jax.Array, rule: _Rule) -> jax.Array:
+    """The dual before gain and target norm, on every device, in the precision that it travels in."""
+    if not geometry.ATOMS[group.atom].spectral:
+        return geometry.unit_dual(group.atom, rule.placement.replicated(direction_BxNxM))
+    whole = rule.placement.whole_matrices(direction_BxNxM)
+    unit = geometry.unit_dual(group.atom, whole, rule.polar, rule.dtype, rule.unroll)
+    return rule.placement.replicated(unit.astype(rule.dtype))  # in the precision of its products

@@ -1,0 +1,198 @@
+"""Leaves of a parameter tree <-> atoms <-> stacks of matrices, grouped by atom kind and oriented shape.
+
+    tree  --split-->  {row.key: array}  --Group.pack-->  (B, n, m)     and back:  Group.unpack, join
+
+The 48 attention matrices of ViT-S/16 are one group. Shared by a mesh axis it is one (48, 384, 384) stack; else `cut`
+makes smaller ones of it (`graft`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision_dual.core.dualize.geometry import ATOMS
+from big_vision_dual.core.tables.schema import Row, TargetNormTable
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one row's array becomes `count` matrices of a stack.
+
+    permutation: batch axes first, then those of the matrix's rows, then those of its columns.
+    batch: sizes of the batch axes; their product is `count`.
+    gain: see `atoms`. target_norms: one per matrix, shape (count,), float32.
+    """
+
+    key: str
+    permutation: tuple[int, ...]
+    permuted: tuple[int, ...]
+    batch: tuple[int, ...]
+    matrix: tuple[int, int]
+    gain: float
+    target_norms: np.ndarray | jax.Array
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.batch)
+
+    def to_stack(self, x: jax.Array) -> jax.Array:
+        return x.transpose(self.permutation).reshape(self.count, *self.matrix)
+
+    def from_stack(self, x_BxNxM: jax.Array) -> jax.Array:
+        return x_BxNxM.reshape(self.permuted).transpose(np.argsort(self.permutation))
+
+    def step(self, unit: jax.Array) -> jax.Array:
+        """A unit dual in the row's own shape -> one of its target norm, float32."""
+        length = (self.gain * self.target_norms).reshape(*self.batch, *(1,) * (unit.ndim - len(self.batch)))
+        return unit.astype(jnp.float32) * jnp.asarray(length.transpose(np.argsort(self.permutation)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Atoms of one kind whose matrices have one shape: a stack (B, n, m), n <= m for a Linear."""
+
+    name: str
+    atom: str
+    layouts: tuple[Layout, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return sum(layout.count for layout in self.layouts), *self.layouts[0].matrix
+
+    @property
+    def gains(self) -> np.ndarray:
+        """(B,), float32."""
+        return np.concatenate([np.full(layout.count, layout.gain, np.float32) for layout in self.layouts])
+
+    @property
+    def target_norms(self) -> np.ndarray | jax.Array:
+        """(B,), float32."""
+        parts = [layout.target_norms for layout in self.layouts]
+        return jnp.concatenate(parts) if any(isinstance(part, jax.Array) for part in parts) else np.concatenate(parts)
+
+    def only(self, keys: Sequence[str] | Mapping[str, Any]) -> Group:
+        """The group of those members alone."""
+        return dataclasses.replace(self, layouts=tuple(layout for layout in self.layouts if layout.key in keys))
+
+    def cut(self, most: int) -> tuple[Group, ...]:
+        """Consecutive members in parts of at most `most` matrices, or of one member with more."""
+        parts: list[list[Layout]] = []
+        room = 0
+        for layout in self.layouts:
+            if layout.count > room:
+                parts.append([])
+                room = most
+            parts[-1].append(layout)
+            room -= layout.count
+        return tuple(dataclasses.replace(self, layouts=tuple(part)) for part in parts)
+
+    def pack(self, atoms: Mapping[str, jax.Array], dtype: Any = jnp.float32) -> jax.Array:
+        """{key: array} -> stack (B, n, m) of `dtype`."""
+        return jnp.concatenate([layout.to_stack(atoms[layout.key].astype(dtype)) for layout in self.layouts])
+
+    def unpack(self, stack_BxNxM: jax.Array) -> dict[str, jax.Array]:
+        """Stack, perhaps padded at its end -> {key: array} in the stack's dtype."""
+        atoms, start = {}, 0
+        for layout in self.layouts:
+            part = jax.lax.slice_in_dim(stack_BxNxM, start, start + layout.count)
+            atoms[layout.key] = layout.from_stack(part)
+            start += layout.count
+        return atoms
+
+    def steps(self, units: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """{key: unit dual} -> {key: the same at its target norm}, float32."""
+        return {layout.key: layout.step(units[layout.key]) for layout in self.layouts}
+
+
+def make(
+    rows: Sequence[Row],
+    *,
+    per_head: bool = False,
+    scale_floor: bool = False,
+    target_norms: Mapping[str, Any] | None = None,
+) -> dict[str, Group]:
+    """Rows -> {name: group}, in the order of the rows. For the options see `graft.scale_by_dualize`."""
+    members: dict[tuple[str, tuple[int, int]], list[Layout]] = {}
+    for row in rows:
+        target_norm = row.target_norm if target_norms is None else target_norms[row.key]
+        linear = row.atom == "Linear"
+        layout = _layout(row, target_norm, per_head=per_head and linear, scale_floor=scale_floor and linear)
+        members.setdefault((row.atom, layout.matrix), []).append(layout)
+    groups = {}
+    for (atom, (n, m)), layouts in members.items():
+        name = f"{atom}_{n}x{m}"
+        # Like next to like: parts of a group (`Group.cut`) then are equal programs, compiled once.
+        alike = sorted(layouts, key=lambda layout: (layout.permuted, layout.permutation))
+        groups[name] = Group(name, atom, tuple(alike))
+    return groups
+
+
+def split(tree: Any, table: TargetNormTable) -> dict[str, Any]:
+    """Tree -> {row.key: array}; missing leaves (`optax.MaskedNode`, None) have no entry."""
+    rows = table.by_path()
+    return {row.key: _slice(leaf, row) for path, leaf in leaves(tree).items() for row in rows[path]}
+
+
+def join(atoms: Any, tree: Any, table: TargetNormTable) -> Any:
+    """{row.key: array} -> a tree with the structure of `tree`; the inverse of `split`."""
+    rows = table.by_path()
+    joined = []
+    for path in leaves(tree):
+        parts = sorted(rows[path], key=lambda row: row.slice[1] if row.slice else 0)
+        arrays = [atoms[row.key] for row in parts]
+        axis = parts[0].slice[0] if parts[0].slice else 0
+        joined.append(jnp.concatenate(arrays, axis) if len(arrays) > 1 else arrays[0])
+    return jax.tree.unflatten(jax.tree.structure(tree), joined)
+
+
+def leaves(tree: Any) -> dict[str, Any]:
+    """{path: leaf} in JAX's order of leaves."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def _slice(leaf: Any, row: Row) -> Any:
+    if row.slice is None:
+        return leaf
+    axis, start, stop = row.slice
+    return jax.lax.slice_in_dim(leaf, start, stop, axis=axis)
+
+
+def _layout(row: Row, target_norm: Any, *, per_head: bool, scale_floor: bool) -> Layout:
+    batch, fan_in_axes, fan_out_axes = tuple(sorted(row.batch)), row.fan_in, row.fan_out
+    if per_head and len(fan_out_axes) == 2:
+        batch, fan_out_axes = (*batch, fan_out_axes[0]), fan_out_axes[1:]
+    fan_in, fan_out = (math.prod(row.shape[axis] for axis in axes) for axes in (fan_in_axes, fan_out_axes))
+    gain = ATOMS[row.atom].gain(fan_in, fan_out)
+    (rows, row_axes), (columns, column_axes) = (fan_in, fan_in_axes), (fan_out, fan_out_axes)
+    # Smaller side first; of equal sides that with fewer axes, which is the easier one to shard.
+    if ATOMS[row.atom].spectral and (rows, len(row_axes)) > (columns, len(column_axes)):
+        (rows, row_axes), (columns, column_axes) = (columns, column_axes), (rows, row_axes)
+    permutation = (*batch, *row_axes, *column_axes)
+    batch_shape = tuple(row.shape[axis] for axis in batch)
+    return Layout(
+        key=row.key,
+        permutation=permutation,
+        permuted=tuple(row.shape[axis] for axis in permutation),
+        batch=batch_shape,
+        matrix=(rows, columns),
+        gain=max(1.0, gain) if scale_floor else gain,
+        target_norms=_over_batch(target_norm, batch_shape),
+    )
+
+
+def _over_batch(value: Any, batch: tuple[int, ...]) -> Any:
+    """A scalar, or a vector over the first batch axis -> one entry per matrix, (prod(batch),) float32.
+
+    Stays in NumPy unless the value is traced: a table has hundreds of rows, and each JAX operation is a dispatch.
+    """
+    library = jnp if isinstance(value, jax.Array) else np
+    value = library.asarray(value, np.float32)
+    return library.broadcast_to(value.reshape(value.shape + (1,) * (len(batch) - value.ndim)), batch).ravel()

@@ -1,0 +1,100 @@
+"""Atoms, the modules that own weights, under given conventions and masses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from big_vision_dual.core.norms.module import Atom, Bond, Module, NormError
+
+KINDS = ("Linear", "MaxLinear", "Embed", "Bias", "Scale", "Rate", "DepthwiseConv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conventions:
+    """Two choices of sensitivities under which a table is built.
+
+    well_normed: a constant ignores its input (s = 0), the mean over tokens has s = 1 (the token norm is a
+    maximum). seed: the first dualized ViT's, where a bias counted s = 1 and the mean over n tokens s = 1/n.
+    """
+
+    name: str
+    constant: float
+    mean_shrinks: bool
+
+    def mean_over(self, tokens: int) -> Bond:
+        return Bond.of(f"mean over {tokens} tokens", 1 / tokens if self.mean_shrinks else 1.0)
+
+
+CONVENTIONS = {c.name: c for c in (Conventions("well_normed", 0.0, False), Conventions("seed", 1.0, True))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Atoms:
+    """Makes atoms with the masses of one configuration. Paths may hold "{layer}", see `Atom.at_layer`."""
+
+    conventions: Conventions
+    masses: Mapping[str, float]
+
+    @classmethod
+    def of(cls, conventions: str = "well_normed", masses: Mapping[str, float] | None = None) -> Atoms:
+        """Raises `NormError` for unknown conventions, an unknown atom kind, or a mass that is not positive."""
+        if conventions not in CONVENTIONS:
+            raise NormError(f"norms.conventions is {conventions!r}; possible: {', '.join(CONVENTIONS)}.")
+        masses = dict(masses or {})
+        unknown = sorted(set(masses) - set(KINDS))
+        if unknown:
+            raise NormError(f"norms.masses names unknown atom kinds {unknown}; possible: {', '.join(KINDS)}.")
+        return cls(CONVENTIONS[conventions], {kind: masses.get(kind, 1.0) for kind in KINDS})
+
+    def linear(self, path: str, fan_in: tuple[int, ...], fan_out: tuple[int, ...], part=None) -> Atom:
+        """x W; the leaf has shape fan_in + fan_out, e.g. (d, heads, d_head) for a query kernel."""
+        return self._atom("Linear", path, fan_in + fan_out, len(fan_in), 1.0, part)
+
+    def max_linear(self, path: str, fan_in: tuple[int, ...], fan_out: tuple[int, ...], part=None) -> Atom:
+        """x W whose outputs are measured by the largest of them, not by their RMS: each is a knob of its own."""
+        return self._atom("MaxLinear", path, fan_in + fan_out, len(fan_in), 1.0, part)
+
+    def embed(self, path: str, rows: int, dim: int) -> Atom:
+        """Row lookup in a (rows, dim) leaf."""
+        return self._atom("Embed", path, (rows, dim), 1, 1.0)
+
+    def positions(self, path: str, tokens: int, dim: int) -> Atom:
+        """Learned positions, (1, tokens, dim): a constant with one row a token."""
+        atom = self._atom("Embed", path, (1, tokens, dim), 2, self.conventions.constant)
+        return atom
+
+    def bias(self, path: str, shape: tuple[int, ...], part=None) -> Atom:
+        """A constant vector that ignores its input (biases, the class token, the probe)."""
+        return self._atom("Bias", path, shape, 0, self.conventions.constant, part)
+
+    def scale(self, path: str, shape: tuple[int, ...], part=None) -> Atom:
+        """Elementwise gain x * g."""
+        return self._atom("Scale", path, shape, 0, 1.0, part)
+
+    def rate(self, path: str, shape: tuple[int, ...], *, constant: bool) -> Atom:
+        """Logarithm of a decay or of a step size, one an entry. constant: it ignores its input, as a bias does."""
+        return self._atom("Rate", path, shape, 0, self.conventions.constant if constant else 1.0)
+
+    def depthwise_conv(self, path: str, taps: int, channels: int, part=None) -> Atom:
+        """Causal convolution per channel; the leaf has shape (taps, 1, channels)."""
+        return self._atom("DepthwiseConv", path, (taps, 1, channels), 2, 1.0, part)
+
+    def dense(self, path: str, fan_in: tuple[int, ...], fan_out: tuple[int, ...]) -> Module:
+        """x W + b, Flax's Dense or DenseGeneral."""
+        return self.linear(f"{path}/kernel", fan_in, fan_out) + self.bias(f"{path}/bias", fan_out)
+
+    def layer_norm(self, path: str, dim: int) -> Module:
+        """Normalization, gain and bias; the normalization itself has sensitivity 1 (docs/norms.md)."""
+        return self.scale(f"{path}/scale", (dim,)) + self.bias(f"{path}/bias", (dim,))
+
+    def _atom(self, kind: str, path: str, shape: tuple[int, ...], n_in: int, sensitivity: float, part=None) -> Atom:
+        mass = self.masses[kind]
+        if not (math.isfinite(mass) and mass > 0):
+            raise NormError(
+                f"{kind} {path} has mass {mass:g}: it would never be updated. Give norms.masses.{kind} a positive "
+                'number; to freeze parameters use config.schedule = [(regex, None), (".*", ...)].'
+            )
+        axes = tuple(range(len(shape)))
+        return Atom(mass, sensitivity, path, kind, shape, axes[:n_in], axes[n_in:], slice=part)

@@ -1,0 +1,29 @@
+"""Modules without weights, with their Lipschitz constants in the token-max RMS norm (docs/norms.md)."""
+
+from __future__ import annotations
+
+import math
+
+from big_vision_dual.core.norms.module import Bond
+
+GELU_LIPSCHITZ = 1.1289  # largest slope of GELU, attained near x = 1.41 (arXiv 2405.14813, appendix)
+SILU_LIPSCHITZ = 1.0998  # largest slope of SiLU, attained near x = 2.40
+
+RELU = Bond.of("ReLU", 1.0)
+TANH = Bond.of("tanh", 1.0)
+NORMALIZE = Bond.of("normalization without weights", 1.0)
+SOFTMAX = Bond.of("softmax", 1.0)
+APPLY_SCORES = Bond.of("attention scores applied to values", 1.0)
+PATCHIFY = Bond.of("patchify", 1.0)
+SELECT_TOKEN = Bond.of("selection of one token", 1.0)
+SILU = Bond.of("SiLU", SILU_LIPSCHITZ)
+
+
+def gelu(kind: str) -> Bond:
+    """'plain' GELU, or 'unit', divided by its largest slope."""
+    return Bond.of(f"{kind} GELU", GELU_LIPSCHITZ if kind == "plain" else 1.0)
+
+
+def attention_logits(kind: str, head_dim: int) -> Bond:
+    """Q K^T: 'inverse' (over d_head) has sensitivity 1, 'rsqrt' (over its root) has sqrt(d_head)."""
+    return Bond.of(f"Q K^T, {kind}", math.sqrt(head_dim) if kind == "rsqrt" else 1.0)

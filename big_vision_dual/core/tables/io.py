@@ -1,0 +1,115 @@
+"""Tables as JSON: a header and one leaf a line, so that a diff of two tables reads leaf by leaf."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from big_vision_dual.core import files
+from big_vision_dual.core.tables.schema import FORMAT_VERSION, Row, TableError, TargetNormTable
+
+_HEADER = ("model_name", "model", "input_shape", "norms", "mass", "sensitivity")
+
+
+def digest(table: TargetNormTable) -> str:
+    """SHA-256 over header and rows, hexadecimal."""
+    return hashlib.sha256(json.dumps([_header(table), _atoms(table)], sort_keys=True).encode()).hexdigest()
+
+
+def dumps(table: TargetNormTable) -> str:
+    """The table as text, rows in the order of the forward pass."""
+    header = {**_header(table), "digest": digest(table)}
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(row)}" for key, row in _atoms(table).items())
+    return f'{{"header": {json.dumps(header, indent=1)},\n"atoms": {{\n{lines}\n}}}}\n'
+
+
+def save(table: TargetNormTable, path: str | os.PathLike[str]) -> None:
+    """Writes the table, whole or not at all."""
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(dumps(table))
+    partial.replace(target)
+
+
+def load(name: str | os.PathLike[str]) -> TargetNormTable:
+    """Reads a table from a JSON file, or by its name in norm_cache (e.g. "vit_s16_i1k").
+
+    Raises `TableError` if there is none, if it is damaged, or if its digest says that it was edited.
+    """
+    path = find(name)
+    return loads(path.read_text(), str(path))
+
+
+def find(name: str | os.PathLike[str]) -> pathlib.Path:
+    """The JSON file of a table, of target norms or of muP, from its path or its name in norm_cache.
+
+    Raises `TableError` if there is none.
+    """
+    path = pathlib.Path(name)
+    if not path.is_file():
+        path = files.shipped("norm_cache") / f"{name}.json"
+    if not path.is_file():
+        known = sorted(file.stem for file in files.shipped("norm_cache").glob("*.json"))
+        raise TableError(
+            f"no table {str(name)!r}; possible: a path to a JSON file, or one of {', '.join(known)}. "
+            "`bvd norms build --config X --out FILE` makes one."
+        )
+    return path
+
+
+def loads(text: str, source: str = "table") -> TargetNormTable:
+    """Parses what `dumps` wrote; `source` names it in errors."""
+    remedy = "Build it anew: bvd norms build --config X --out FILE."
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise TableError(f"{source} is not whole JSON ({error}); it may be truncated. {remedy}") from error
+    if "mup" in content:
+        raise TableError(f"{source} is a muP table, not one of target norms; `bvd norms show` prints it.")
+    try:
+        header, atoms = content["header"], content["atoms"]
+        version, stated = header.pop("format_version"), header.pop("digest")
+        if version != FORMAT_VERSION:
+            raise TableError(f"{source} has format version {version}; this code reads {FORMAT_VERSION}. {remedy}")
+        rows = tuple(_row(key, fields) for key, fields in atoms.items())
+        table = TargetNormTable(**{**header, "input_shape": tuple(header["input_shape"])}, rows=rows)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TableError(f"{source}: a field is missing, unknown or of the wrong kind ({error}). {remedy}") from error
+    actual = digest(table)
+    if actual != stated:
+        raise TableError(
+            f"{source}: its digest is {stated[:12]}..., its content has {actual[:12]}...: it was edited or damaged. "
+            f"{remedy} To keep an edit on purpose, load it with Python, and `tables.save` the changed value."
+        )
+    return table
+
+
+def resolve(table: TargetNormTable | str | os.PathLike[str]) -> TargetNormTable:
+    """A table as it is, or loaded from its path or name."""
+    return table if isinstance(table, TargetNormTable) else load(table)
+
+
+def _header(table: TargetNormTable) -> dict[str, Any]:
+    header = {"format_version": FORMAT_VERSION, **{name: getattr(table, name) for name in _HEADER}}
+    return json.loads(json.dumps(header))  # tuples become lists, so that a loaded table has the same digest
+
+
+def _atoms(table: TargetNormTable) -> dict[str, dict[str, Any]]:
+    rows = {row.key: dataclasses.asdict(row) for row in table.rows}
+    for fields in rows.values():
+        del fields["path"]
+        if fields["slice"] is None:
+            del fields["slice"]
+    return json.loads(json.dumps(rows))
+
+
+def _row(key: str, fields: dict[str, Any]) -> Row:
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return Row(path=key.split("[")[0] if "slice" in fields else key, **values)

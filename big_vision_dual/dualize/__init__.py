@@ -1,8 +1,0 @@
-"""Modular duality as optax transformations: orthogonalization, one dual map per atom, grouping, projection, norms."""
-
-from big_vision_dual.dualize import measure
-from big_vision_dual.dualize.constrain import constrain, project
-from big_vision_dual.dualize.graft import DualizeState, scale_by_dualize
-from big_vision_dual.dualize.polar import orthogonalize
-
-__all__ = ["DualizeState", "constrain", "measure", "orthogonalize", "project", "scale_by_dualize"]

@@ -1,0 +1,83 @@
+"""The parametrizations that studies compare, each a function from a base config (ViT, Mamba) to a config. No JAX.
+
+adamw        standard ViT, AdamW
+adamw_dual   dual architecture, AdamW
+mup          muP for AdamW (Yang et al., arXiv 2203.03466, table 8): see `tables.mup`
+dualize      dual architecture, dualized with the well-normed table
+dualize_seed, dualize_flat   the same with the seed's table, and with equal target norms
+dualize_fixed   the same with blocks of one total mass at all depths, 8, and not 2 x depth
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from big_vision_dual.lab.studies.grid import Config, replace
+from big_vision_dual.models.arch_ssm import MIXER_OUT
+
+DUALIZE = "big_vision_dual.scale_by_dualize"
+MUP_BASE_WIDTH = 64
+WARMUP = 0.09  # 10,000 of the 112,603 steps of Big Vision's ImageNet recipe
+
+
+def adamw(base: Mapping[str, Any], scaling: Any = "standard") -> Config:
+    """AdamW as Big Vision trains ViT-S/16: clipping to 1, b2 .999, a warm-up of 9 %; any architecture."""
+    fields = {
+        "model.scaling": scaling, "optax_name": "scale_by_adam", "optax": {}, "grad_clip_norm": 1.0,
+    }  # fmt: skip
+    return warmed_up(replace(base, fields), WARMUP)
+
+
+def mup(base: Mapping[str, Any]) -> Config:
+    """`config.mup` on the standard architecture, relative to width `MUP_BASE_WIDTH`; what muP asks of the model is set.
+
+    Clipping stays: at lr / m it rescales all gradients alike, and Adam ignores that.
+    """
+    fields: dict[str, Any] = {"mup": {"base_width": MUP_BASE_WIDTH, "rules": "strict"}}
+    if is_state_space(base):
+        return replace(adamw(base), {**fields, "model.mup_base_width": MUP_BASE_WIDTH})
+    return replace(adamw(base, {"attention_logits": "inverse"}), fields)
+
+
+def is_state_space(config: Mapping[str, Any]) -> bool:
+    """Whether the config is of a Mamba language model."""
+    return config["model_name"] in MIXER_OUT
+
+
+def dualize(base: Mapping[str, Any], conventions: str = "well_normed", scaling: Any = "dual", **norms: Any) -> Config:
+    """Dualized training: neither warm-up nor clipping, since the dual has unit norm whatever the gradient's.
+
+    norms: further fields of `config.norms`.
+    """
+    fields = {
+        "model.scaling": scaling, "optax_name": DUALIZE, "optax": {"momentum": 0.95}, "grad_clip_norm": None,
+        "norms": {"conventions": conventions, **norms},
+    }  # fmt: skip
+    if is_state_space(base):
+        fields["model.mixer_out"] = MIXER_OUT[base["model_name"]]
+    return warmed_up(replace(base, fields), 0)
+
+
+def warmed_up(config: Mapping[str, Any], share: float) -> Config:
+    """The config with a warm-up of that share of its steps, in place of any other."""
+    kept = {key: value for key, value in config["schedule"].items() if not key.startswith("warmup_")}
+    return {**config, "schedule": {**kept, **({"warmup_percent": share} if share else {"warmup_steps": 0})}}
+
+
+SETTINGS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
+    "adamw": adamw,
+    "adamw_dual": lambda base: adamw(base, "dual"),
+    "mup": mup,
+    "dualize": dualize,
+    "dualize_seed": lambda base: dualize(base, "seed"),
+    "dualize_fixed": lambda base: dualize(base, blocks_mass=8.0),
+    "dualize_flat": lambda base: dualize(base, "flat"),
+}
+
+
+def apply(name: str, base: Mapping[str, Any]) -> Config:
+    """The config of a setting; sizes must be in `base` already, since muP's multipliers depend on the width."""
+    if name not in SETTINGS:
+        raise ValueError(f"unknown setting {name!r}; possible: {', '.join(SETTINGS)}.")
+    return SETTINGS[name](base)

@@ -1,0 +1,57 @@
+"""The norm tree, and from it the table, of each model configuration."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from big_vision_dual.core import tables
+from big_vision_dual.core.norms.atoms import Atoms
+from big_vision_dual.core.norms.module import Module, NormError
+from big_vision_dual.core.tables.schema import TargetNormTable
+
+_NOT_MODELS = {"ssm", "transformer"}
+
+
+def for_config(config: Mapping[str, Any]) -> Module:
+    """The norm tree of a config: of its model_name, model, num_classes, input_shape and norms.
+
+    norms may hold conventions ('well_normed' | 'seed'), blocks_mass (a number; None for the model's
+    default) and masses ({atom kind: mass}, 1 each where not named). Raises `NormError`.
+    """
+    norms = dict(config.get("norms") or {})
+    unknown = sorted(set(norms) - {"conventions", "blocks_mass", "masses"})
+    if unknown:
+        raise NormError(f"config.norms has unknown keys {unknown}; possible: conventions, blocks_mass, masses.")
+    atoms = Atoms.of(norms.get("conventions", "well_normed"), norms.get("masses"))
+    missing = [key for key in ("model_name", "input_shape", "num_classes") if config.get(key) is None]
+    if missing:
+        raise NormError(f"a norm tree needs config.{', config.'.join(missing)}; give them in the config.")
+    tree = _tree(config["model_name"])
+    shape = tuple(config["input_shape"])
+    return tree(config.get("model") or {}, shape, config["num_classes"], atoms, norms.get("blocks_mass"))
+
+
+def table_for(config: Any) -> TargetNormTable:
+    """The table of a config's model, as `for_config` describes its tree; config: a ConfigDict or a dict."""
+    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)  # ConfigDict, without importing it
+    given = plain.get("norms") or {}
+    return tables.build(
+        for_config(plain),
+        model_name=plain["model_name"],
+        model={**(plain.get("model") or {}), "num_classes": plain["num_classes"]},
+        input_shape=tuple(plain["input_shape"]),
+        norms={"conventions": "well_normed", **given},
+    )
+
+
+def _tree(model_name: str):
+    known = sorted({module.name for module in pkgutil.iter_modules(__path__)} - _NOT_MODELS)
+    if model_name not in known:
+        raise NormError(
+            f"no norm tree for model_name {model_name!r}; possible: {', '.join(known)}. "
+            "For any other Flax model `tables.flat(params)` makes a table from its leaves alone."
+        )
+    return importlib.import_module(f"{__name__}.{model_name}").module

@@ -1,0 +1,82 @@
+"""Batches on the devices, from step to step: drawn there from arrays, or sent there from the hosts."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from big_vision_dual.train.data import Source
+from big_vision_dual.train.data.drawn import DrawnSource
+from big_vision_dual.train.step import Batch, StepFns
+
+_SENT_AHEAD = 2  # batches on their way to the devices while a step runs
+
+
+def batches(source: Source, fns: StepFns, start_step: int) -> Iterator[Batch]:
+    """The global batches start_step, start_step + 1, ... as `fns.train` takes them."""
+    if isinstance(source, DrawnSource):
+        return _drawn(source, fns, start_step)
+    return _sent(source.batches(start_step), fns)
+
+
+def _drawn(source: DrawnSource, fns: StepFns, step: int) -> Iterator[Batch]:
+    of_batch = {key: shape.sharding for key, shape in fns.batch.items()}
+    whole = NamedSharding(fns.mesh, P())
+    given = jax.eval_shape(source.batch, jax.eval_shape(source.on_device), step)
+    if _shapes(given) != _shapes(fns.batch):
+        raise ValueError(
+            f"config.input gives {_shapes(given)}, but config.input_shape and num_classes say {_shapes(fns.batch)}; "
+            "for text set config.input_shape to (config.input.data.length,)."
+        )
+    arrays = jax.jit(lambda: source.on_device(), out_shardings=whole)()
+    draw = jax.jit(source.batch, in_shardings=(whole, whole), out_shardings=of_batch)
+    while True:
+        yield draw(arrays, np.int32(step))
+        step += 1
+
+
+def _shapes(batch: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {key: leaf.shape for key, leaf in batch.items()}
+
+
+def _sent(host_batches: Iterator[Mapping[str, np.ndarray]], fns: StepFns) -> Iterator[Batch]:
+    sent: collections.deque[Batch] = collections.deque()
+    for host_batch in host_batches:
+        sent.append(to_devices(as_model_input(host_batch, fns), fns.batch))
+        if len(sent) > _SENT_AHEAD:
+            yield sent.popleft()
+
+
+def as_model_input(batch: Mapping[str, Any], fns: StepFns) -> dict[str, np.ndarray]:
+    """{'image', 'labels'} float32 of a host's batch; class indices in 'label' become one-hot 'labels'."""
+    batch = dict(batch)
+    if "labels" not in batch and "label" in batch:
+        batch["labels"] = np.eye(fns.batch["labels"].shape[1], dtype=np.float32)[batch["label"]]
+    missing = fns.batch.keys() - batch.keys()
+    if missing:
+        raise ValueError(
+            f"config.input.pp gives {sorted(batch)}, without {sorted(missing)}; end it with "
+            """onehot(NUM_CLASSES, key="label", key_result="labels")|keep("image", "labels")."""
+        )
+    wrong = {key: batch[key].shape[1:] for key, shape in fns.batch.items() if batch[key].shape[1:] != shape.shape[1:]}
+    if wrong:
+        expected = {key: fns.batch[key].shape[1:] for key in wrong}
+        raise ValueError(
+            f"config.input gives {wrong} per example, but config.input_shape and num_classes say {expected}; "
+            "change the sizes in config.input.pp, or those."
+        )
+    return {key: np.asarray(batch[key], np.float32) for key in fns.batch}
+
+
+def to_devices(batch: Mapping[str, np.ndarray], like: Batch) -> Batch:
+    """This host's share of each array -> global arrays with the shapes and shardings of `like`."""
+    return {
+        key: jax.make_array_from_process_local_data(like[key].sharding, value, like[key].shape)
+        for key, value in batch.items()
+    }

@@ -1,0 +1,201 @@
+"""The training loop: steps, and what happens between them."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from big_vision_dual.train import (
+    checkpoint,
+    data,
+    distributed,
+    feed,
+    flops,
+    health,
+    losses,
+    metrics,
+    optim,
+    setup,
+    signals,
+    start,
+    throughput,
+    wandb_log,
+)  # fmt: skip
+from big_vision_dual.train import workdir as workdir_lib
+from big_vision_dual.train.evals import Evals
+from big_vision_dual.train.profiling import Profile
+from big_vision_dual.train.progress import Progress
+from big_vision_dual.train.state import TrainState
+
+_IN_FLIGHT = 2  # steps that may be queued on the devices: enough to keep them busy, few enough to hold their batches
+
+
+def fit(config: Any, workdir: epath.PathLike | None = None, *, source: data.Source | None = None) -> dict[str, Any]:
+    """Trains as `config` says, from where `workdir` was left; returns the last value of every metric.
+
+    workdir: folder, local or gs://, for metrics, checkpoints and all that describes the run; None keeps
+      nothing. source: training data in place of config.input.data.
+
+    Raises signals.Stopped, which ends the process with exit code 75, once a stop that SIGTERM or SIGINT asked
+    for is saved; health.NonFiniteError; checkpoint.CheckpointError; workdir.WorkdirError; distributed.HostLost;
+    and what `setup.prepare` raises.
+    """
+    with workdir_lib.unwritable_named(workdir), contextlib.ExitStack() as stack:
+        stop = stack.enter_context(signals.StopRequest())
+        session = _Session(setup.prepare(config, source), workdir, stack)
+        with distributed.lost_hosts_named():
+            return session.train(stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Every:
+    """Periods of events in steps, 0 for never."""
+
+    log: int
+    save: int
+    keep: int
+
+
+class _Session:
+    """A run in one process, from its start to its last step or a stop."""
+
+    def __init__(self, run: setup.Run, workdir: epath.PathLike | None, stack: contextlib.ExitStack):
+        self._run = run
+        self._every = _Every(
+            run.steps("log_training", default=50), run.steps("ckpt", default=1000), run.steps("keep_ckpt", default=0)
+        )
+        folder = None if workdir is None else workdir_lib.open_workdir(workdir)
+        self._checkpoints = _open_checkpoints(folder, self._every.keep, stack)
+        begun = start.begin(run, self._checkpoints)
+        self._state: TrainState = begun.state
+        self._step = int(begun.state.step)
+        files = [] if folder is None else workdir_lib.describe(run, folder)
+        self._log = wandb_log.open_log(run.config, folder, begun.notes.get("wandb_id"), files)
+        stack.callback(self._log.close)
+        rows = folder / metrics.FILE if folder is not None and jax.process_index() == 0 else None
+        self._writer = metrics.MetricWriter(rows, after_step=self._step)
+        self._evals = Evals(run)
+        self._monitor = health.Monitor(run.fns.state.params)
+        self._profile = stack.enter_context(Profile(run.config.get("profile"), folder))
+        self._clock = _clock(run, begun.notes.get("core_seconds", 0.0))
+        self._progress = stack.enter_context(Progress(self._step, run.total_steps))
+        self._progress.say(begun.told)
+
+    def _compile(self) -> Any:
+        """The step, compiled: done before the clock starts, so that speeds and ETA are of steps alone."""
+        fns = self._run.fns
+        started = time.monotonic()
+        compiled = fns.train.lower(fns.state, fns.batch, fns.measured).compile()
+        self._progress.say(f"compiled the step in {time.monotonic() - started:.0f} s")
+        self._clock.start()
+        return compiled
+
+    def train(self, stop: signals.StopRequest) -> dict[str, Any]:
+        total = self._run.total_steps
+        if self._step < total:
+            self._train = self._compile()
+        batches = feed.batches(self._run.source, self._run.fns, self._step)
+        in_flight: collections.deque[jax.Array] = collections.deque()
+        while self._step < total:
+            with self._clock.waiting():
+                batch = next(batches)
+            in_flight.append(self._update(batch))
+            if len(in_flight) > _IN_FLIGHT:
+                in_flight.popleft().block_until_ready()
+            stopping = stop.at(self._step) and self._step < total
+            self._after_step(save=stopping)
+            if stopping:
+                self._progress.say(f"stopped after step {self._step}; saved, the same command continues")
+                raise signals.Stopped(self._step)
+        return self._writer.last
+
+    def _update(self, batch: Any) -> jax.Array:
+        """One step; returns its loss, on the device."""
+        step = self._step = self._step + 1
+        self._profile.before(step)
+        self._state, outputs = self._train(self._state, batch, np.asarray(self._fires(step, self._every.log)))
+        self._profile.after(step, outputs["loss"])
+        self._monitor.add(step, outputs)
+        self._clock.step()
+        self._outputs = outputs
+        return outputs["loss"]
+
+    def _after_step(self, save: bool) -> None:
+        """Logs, evaluates and saves where it is time to, in this order: what is saved has its row complete."""
+        step = self._step
+        self._progress.advance(step)
+        if self._fires(step, self._every.log):
+            self._measure_training()
+        with self._clock.paused():
+            for name, value in self._evals.run(step, self._state):
+                self._writer.measure(name, value)
+            row = self._writer.write(step)
+            if row:
+                self._log.log(row)
+                self._progress.row(row)
+            if save or self._saves(step):
+                self._save(wait=save or step == self._run.total_steps)
+
+    def _measure_training(self) -> None:
+        run, step = self._run, self._step
+        self._check_health()
+        outputs = jax.device_get({key: self._outputs[key] for key in ("loss", "measured")})
+        seen = step * run.config.input.batch_size
+        values = {
+            "training_loss": outputs["loss"],
+            "train/loss": outputs["loss"],
+            **outputs["measured"],
+            **{name: schedule(step - 1) for name, schedule in run.schedules.items()},
+            "examples_seen": seen,
+            "progress": step / run.total_steps,
+            "epoch": seen / run.data_size,
+            **self._clock.report(),
+        }
+        for name, value in values.items():
+            self._writer.measure(name, value)
+
+    def _check_health(self) -> None:
+        self._monitor.check(self._checkpoints.latest if self._checkpoints else None)
+
+    def _save(self, wait: bool) -> None:
+        if self._checkpoints is None:
+            return
+        self._check_health()
+        notes = {"data_position": self._step, "core_seconds": self._clock.core_seconds, "wandb_id": self._log.id}
+        self._checkpoints.save(self._step, self._state, notes)
+        if wait:
+            self._checkpoints.wait()
+
+    def _fires(self, step: int, every: int) -> bool:
+        return optim.fires(step, every, self._run.total_steps)
+
+    def _saves(self, step: int) -> bool:
+        periods = (self._every.save, self._every.keep)
+        return any(optim.fires(step, every, self._run.total_steps, first=False) for every in periods)
+
+
+def _open_checkpoints(
+    folder: epath.Path | None, keep_every: int, stack: contextlib.ExitStack
+) -> checkpoint.Checkpoints | None:
+    if folder is None:
+        return None
+    return stack.enter_context(checkpoint.Checkpoints(folder / checkpoint.FOLDER, keep_every))
+
+
+def _clock(run: setup.Run, core_seconds: float) -> throughput.Clock:
+    devices = run.fns.mesh.devices
+    forward = functools.partial(run.model.apply, train=False)
+    step_flops = flops.training_flops(
+        forward, {"params": run.fns.state.params}, jax.eval_shape(losses.inputs, run.fns.batch)
+    )
+    return throughput.Clock(
+        run.config.input.batch_size, devices.size, step_flops, flops.peak(devices.flat[0]), core_seconds
+    )

@@ -1,0 +1,77 @@
+"""From a config to the parts of a run: data, model, table, optimizer, step."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+
+from big_vision_dual import models
+from big_vision_dual.core import tables
+from big_vision_dual.core.tables import TargetNormTable
+from big_vision_dual.models import norm_trees
+from big_vision_dual.train import data, optim, sharding, step
+from big_vision_dual.train.optim import Schedule
+
+_DUALIZE = "big_vision_dual.scale_by_dualize"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a config stands for.
+
+    table: target norms, None where neither the optimizer nor the metrics need them.
+    data_size: examples of an epoch. schedules: {'global_schedule'...: step -> factor}.
+    """
+
+    config: Any
+    source: data.Source
+    model: Any
+    table: TargetNormTable | None
+    fns: step.StepFns
+    schedules: dict[str, Schedule]
+    data_size: int
+    total_steps: int
+
+    def steps(self, prefix: str, config: Any = None, default: int | None = None) -> int:
+        """The duration `prefix` of `config` (default: the run's), in steps."""
+        config = self.config if config is None else config
+        return optim.steps(prefix, config, self.data_size, self.config.input.batch_size, self.total_steps, default)
+
+
+def prepare(config: Any, source: data.Source | None = None, devices: Any = None) -> Run:
+    """Reads the data's size, builds everything else as shapes; no parameter is allocated.
+
+    source: training data in place of `config.input.data`. devices: default all.
+    Raises what the parts raise: DataError, TableError, ShardingError, ValueError.
+    """
+    mesh = sharding.make_mesh(config.get("mesh") or sharding.DEFAULT_MESH, devices)
+    source = source or data.make(
+        config.input, seed=config.get("seed", 0), process_index=jax.process_index(),
+        process_count=jax.process_count(), pp_modules=config.get("pp_modules") or (),
+    )  # fmt: skip
+    batch_size = config.input.batch_size
+    total_steps = optim.steps("total", config, source.num_examples, batch_size)
+    model = models.get(config.model_name).Model(config.num_classes, **config.get("model", {}))
+    params = jax.eval_shape(functools.partial(step.init_params, config, model))
+    table = choose_table(config, params)
+    tx, schedules = optim.make(
+        config, params, total_steps=total_steps, batch_size=batch_size, data_size=source.num_examples,
+        table=table if config.optax_name == _DUALIZE else None,
+    )  # fmt: skip
+    fns = step.make(config, model, tx, mesh, table=table if config.get("log_atom_norms", True) else None)
+    return Run(config, source, model, table, fns, schedules, source.num_examples, total_steps)
+
+
+def choose_table(config: Any, params: Any) -> TargetNormTable | None:
+    """config.optax.table, else that of the config's norm tree, else (models without one) equal masses."""
+    if config.optax_name != _DUALIZE and not config.get("log_atom_norms", True):
+        return None
+    given = (config.get("optax") or {}).get("table")
+    if given is not None:
+        return tables.resolve(given)
+    if "." in config.model_name:
+        return tables.flat(params)
+    return norm_trees.table_for(config)

@@ -1,0 +1,69 @@
+"""Where a run begins: its own checkpoint, another run's, a weights file, or fresh parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from etils import epath
+
+from big_vision_dual.models import weights
+from big_vision_dual.train import checkpoint
+from big_vision_dual.train import workdir as workdir_lib
+from big_vision_dual.train.setup import Run
+from big_vision_dual.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """state, what the checkpoint noted beside it ({} without one), and a line for the person watching."""
+
+    state: TrainState
+    notes: dict[str, Any]
+    told: str
+
+
+def begin(run: Run, checkpoints: checkpoint.Checkpoints | None) -> Start:
+    """The first that there is of: a checkpoint of the workdir, config.resume, config.model_init, fresh.
+
+    config.resume: workdir of another run; its newest checkpoint is continued, step, optimizer and all.
+    config.model_init: weights file, see `models.weights.load`; config.model_load may have `dont_load`.
+    """
+    found = checkpoints.restore(run.fns.state) if checkpoints else None
+    if found is not None:
+        return Start(*found, f"continues at step {int(found[0].step)} of this workdir")
+    if run.config.get("resume"):
+        return _resume(run, run.config.resume)
+    state = run.fns.init()
+    if run.config.get("model_init"):
+        return Start(_with_weights(run, state, run.config.model_init), {}, f"starts from {run.config.model_init}")
+    return Start(state, {}, "starts afresh")
+
+
+def left_by(run: Run, workdir: epath.PathLike, named: str) -> tuple[TrainState, dict[str, Any]]:
+    """(state, notes) of the newest checkpoint that can be read in another run's workdir, which stays as it is.
+
+    named: how the workdir was given, for the message. Raises CheckpointError where there is none.
+    """
+    other = checkpoint.Checkpoints(workdir_lib.located(workdir) / checkpoint.FOLDER, read_only=True)
+    try:
+        found = other.restore(run.fns.state)
+    finally:
+        other.close()
+    if found is None:
+        raise checkpoint.CheckpointError(f"{named} has no checkpoint; give the workdir of a run.")
+    return found
+
+
+def _resume(run: Run, workdir: str) -> Start:
+    state, notes = left_by(run, workdir, f"config.resume={workdir!r}")
+    return Start(state, {"core_seconds": notes["core_seconds"]}, f"continues at step {int(state.step)} of {workdir}")
+
+
+def _with_weights(run: Run, state: TrainState, spec: str) -> TrainState:
+    options = run.config.get("model_load") or {}
+    loaded = weights.load(state.params, spec, run.config.get("model", {}), **options)
+    params = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), loaded, state.params)
+    ema_params = None if state.ema_params is None else jax.tree.map(lambda leaf: leaf.copy(), params)
+    return state.replace(params=params, ema_params=ema_params)

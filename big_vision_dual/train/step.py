@@ -1,0 +1,221 @@
+"""The training step: one jitted, donated function over a device mesh.
+
+The trainer, the preflight and the benchmarks all call `make`; with `StepFns.state` and `StepFns.batch` it
+can be lowered and compiled for devices that are not there:
+`fns.train.lower(fns.state, fns.batch, fns.measured).compile()`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from big_vision_dual.core.tables.schema import TargetNormTable
+from big_vision_dual.models import mup
+from big_vision_dual.models.redraw import redraw
+from big_vision_dual.train import atom_norms, losses, sharding
+from big_vision_dual.train.state import TrainState, initial, step_key
+
+Batch = dict[str, Any]  # of jax.Array, or of jax.ShapeDtypeStruct
+PyTree = Any
+_REDRAW = 1  # folded into the seed of what muP draws anew
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFns:
+    """The functions of a run and the shapes they take.
+
+    init: () -> TrainState, allocated in its shards.
+    train: (state, batch, measured) -> (state, outputs); donates state. batch: 'image' (B, H, W, C) float32
+      and 'labels' (B, classes) float32, or of a language model 'tokens' (B, L + 1) int32.
+      measured: bool, whether outputs['measured'] is computed or zeros.
+      outputs: 'loss'; 'finite_params' and 'finite_grads', a flag per parameter leaf (before the update);
+      'measured', {metric name: scalar}.
+    state, batch, measured: the arguments of `train` as ShapeDtypeStructs with shardings.
+    """
+
+    init: Callable[[], TrainState]
+    train: Any
+    state: TrainState
+    batch: Batch
+    measured: jax.ShapeDtypeStruct
+    mesh: Mesh
+
+
+def make(
+    config: Any,
+    model: Any,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    table: TargetNormTable | None = None,
+) -> StepFns:
+    """The step of `config` on `mesh`. Allocates nothing.
+
+    config: reads seed, num_classes, input_shape (H, W, C) or (L,) of tokens, input.{batch_size,accum_freq}, loss,
+      label_smoothing, mixup, ema, sharding_strategy, sharding_rules, init_head_bias, mup.
+    table: measures every atom group in its own norm where given.
+    Raises ValueError for a batch size that devices and micro-batches do not divide.
+    """
+    _check_batch_size(config, mesh)
+    if _of_tokens(config) and config.get("mixup"):
+        raise ValueError("config.mixup averages examples, which tokens do not allow; leave it out.")
+    replicated = NamedSharding(mesh, P())
+    of_batch = sharding.batch_sharding(mesh, config.get("sharding_rules") or ())
+    init = _within(mesh, _make_init(config, model, tx))
+    shapes = jax.eval_shape(init)
+    of_state = sharding.infer(shapes, mesh, _strategy(config))
+    return StepFns(
+        init=jax.jit(init, out_shardings=of_state),
+        train=jax.jit(
+            _within(mesh, _make_train(config, model, tx, table)),
+            in_shardings=(of_state, of_batch, replicated),
+            out_shardings=(of_state, replicated),
+            donate_argnums=0,
+        ),
+        state=jax.tree.map(_with_sharding, shapes, of_state),
+        batch=_abstract_batch(config, of_batch),
+        measured=jax.ShapeDtypeStruct((), jnp.bool, sharding=replicated),
+        mesh=mesh,
+    )
+
+
+def _within(mesh: Mesh, function: Callable) -> Callable:
+    """`function` traced with `mesh` as its context, which `scale_by_dualize(shard_axis=...)` looks up."""
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return traced
+
+
+def _check_batch_size(config: Any, mesh: Mesh) -> None:
+    batch_size, accum = config.input.batch_size, config.input.get("accum_freq", 1)
+    if batch_size % (mesh.size * accum):
+        raise ValueError(
+            f"config.input.batch_size={batch_size} does not divide among {mesh.size} devices and "
+            f"config.input.accum_freq={accum}; give a multiple of {mesh.size * accum}."
+        )
+
+
+def _strategy(config: Any) -> list[tuple[str, str]]:
+    """The config's strategy, after a rule for the momentum that `scale_by_dualize(shard_axis=...)` shards itself."""
+    axis = (config.get("optax") or {}).get("shard_axis")
+    stacks = [("opt_state/.*/momentum/.*", f"stack(axis={axis!r})")] if axis else []
+    return [*stacks, *(config.get("sharding_strategy") or sharding.DEFAULT_STRATEGY)]
+
+
+def _with_sharding(leaf: Any, its_sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=its_sharding)
+
+
+def _abstract_batch(config: Any, of_batch: NamedSharding) -> Batch:
+    size = config.input.batch_size
+    if _of_tokens(config):
+        length = config.input_shape[0] + 1
+        return {"tokens": jax.ShapeDtypeStruct((size, length), jnp.int32, sharding=of_batch)}
+    shapes = {"image": (size, *config.input_shape), "labels": (size, config.num_classes)}
+    return {key: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=of_batch) for key, shape in shapes.items()}
+
+
+def init_params(config: Any, model: Any) -> PyTree:
+    """The model's fresh parameters, with muP's deviations under `config.mup`; under `jax.eval_shape` their shapes."""
+    key = jax.random.key(config.get("seed", 0))
+    dtype = jnp.int32 if _of_tokens(config) else jnp.float32
+    params = model.init(key, jnp.zeros((1, *config.input_shape), dtype))["params"]
+    if not config.get("mup"):
+        return params
+    return redraw(params, mup.init_stds(mup.for_config(config, params)), jax.random.fold_in(key, _REDRAW))
+
+
+def _of_tokens(config: Any) -> bool:
+    """Whether an example is a sequence of tokens, of shape (L,), and not an image."""
+    return len(config.input_shape) == 1
+
+
+def _make_init(config: Any, model: Any, tx: Any) -> Callable[[], TrainState]:
+    def init() -> TrainState:
+        params = init_params(config, model)
+        if config.get("init_head_bias") is not None:
+            params["head"]["bias"] = jnp.full_like(params["head"]["bias"], config.init_head_bias)
+        return initial(params, tx, config.get("seed", 0), ema=bool(config.get("ema")))
+
+    return init
+
+
+def _make_train(config: Any, model: Any, tx: Any, table: TargetNormTable | None) -> Callable:
+    gradient = _make_gradient(config, model)
+    mixup_p = (config.get("mixup") or {}).get("p", 0.0)
+    decay = (config.get("ema") or {}).get("decay", 0.9999)
+
+    def train(state: TrainState, batch: Batch, measured: jax.Array) -> tuple[TrainState, dict[str, Any]]:
+        mixup_key, dropout_key = jax.random.split(step_key(state))
+        if mixup_p:
+            batch = losses.mixup(mixup_key, batch, mixup_p)
+        loss, grads = gradient(state.params, batch, dropout_key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        outputs = {
+            "loss": loss,
+            "finite_params": _finite(state.params),
+            "finite_grads": _finite(grads),
+            "measured": _when(measured, lambda: _measure(params, grads, updates, table)),
+        }
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1.0 - decay)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params), outputs
+
+    return train
+
+
+def _make_gradient(config: Any, model: Any) -> Callable:
+    """(params, batch, key) -> (loss, gradient) of the mean over the batch, in `accum_freq` micro-batches."""
+    gradient = jax.value_and_grad(losses.training(config, model))
+    accum = config.input.get("accum_freq", 1)
+
+    def accumulated(params: PyTree, batch: Batch, key: jax.Array) -> tuple[jax.Array, PyTree]:
+        def add(total: PyTree, numbered: tuple[jax.Array, Batch]) -> tuple[PyTree, None]:
+            index, micro_batch = numbered
+            part = gradient(params, micro_batch, jax.random.fold_in(key, index))
+            return jax.tree.map(lambda t, p: t + p / accum, total, part), None
+
+        zeros = (jnp.zeros([], jnp.float32), jax.tree.map(jnp.zeros_like, params))
+        total, _ = jax.lax.scan(add, zeros, (jnp.arange(accum), _micro_batches(batch, accum)))
+        return total
+
+    return gradient if accum == 1 else accumulated
+
+
+def _micro_batches(batch: Batch, accum: int) -> Batch:
+    """(B, ...) -> (accum, B / accum, ...), each device keeping its own examples: micro-batch j has j, j + accum..."""
+    return {key: jnp.swapaxes(value.reshape(-1, accum, *value.shape[1:]), 0, 1) for key, value in batch.items()}
+
+
+def _finite(tree: PyTree) -> jax.Array:
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)])
+
+
+def _when(condition: jax.Array, compute: Callable[[], PyTree]) -> PyTree:
+    """compute() where `condition` holds, else zeros; only what is chosen is executed."""
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(compute))
+    return jax.lax.cond(condition, compute, lambda: zeros)
+
+
+def _measure(params: PyTree, grads: PyTree, updates: PyTree, table: TargetNormTable | None) -> dict[str, jax.Array]:
+    norms = {
+        "l2_params": optax.tree.norm(params),
+        "l2_grads": optax.tree.norm(grads),
+        "l2_updates": optax.tree.norm(updates),
+    }
+    return norms if table is None else norms | atom_norms.measure(params, grads, updates, table)

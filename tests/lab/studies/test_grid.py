@@ -1,0 +1,39 @@
+"""Grids of configs: dotted fields, what trials of one program may differ in, digests."""
+
+from big_vision_dual.lab.studies import grid
+
+BASE = {"seed": 0, "lr": 0.1, "wd": 0.0, "model": {"width": 8, "depth": 1}, "optax_name": "scale_by_adam", "optax": {}}
+
+
+def test_product_sets_dotted_fields_and_leaves_the_base_alone():
+    trials = grid.product(BASE, {"model.width": [8, 16, 32], "optax.b1": [0.8, 0.9]}, point={"setting": "x"})
+    assert [grid.get(trial.config, "model.width") for trial in trials] == [8, 8, 16, 16, 32, 32]
+    assert trials[1].config["optax"] == {"b1": 0.9}
+    assert trials[-1].point == {"setting": "x", "model.width": 32, "optax.b1": 0.9}
+    assert BASE["model"] == {"width": 8, "depth": 1}
+    assert BASE["optax"] == {}
+
+
+def test_a_digest_does_not_depend_on_the_order_of_keys_and_does_on_values():
+    assert grid.digest({"a": 1, "b": (2, 3)}) == grid.digest({"b": [2, 3], "a": 1})
+    assert grid.digest({"a": 1}) != grid.digest({"a": 2})
+
+
+def test_numbers_share_a_program_and_shapes_do_not():
+    trials = grid.product(BASE, {"model.width": [8, 16], "lr": [0.1, 0.2], "seed": [0, 1, 2]})
+    assert [len(group) for group in grid.by_program(trials)] == [6, 6]
+
+
+def test_no_decay_is_another_program_than_some_decay():
+    trials = grid.product(BASE, {"wd": [0.0, 1e-4, 1e-3]})
+    assert [len(group) for group in grid.by_program(trials)] == [1, 2]
+
+
+def test_tables_only_change_numbers_where_there_is_one():
+    dualized = {**BASE, "norms": {"conventions": "seed"}}
+    trials = grid.product(dualized, {"norms.conventions": ["seed", "well_normed"]})
+    assert [len(group) for group in grid.by_program(trials)] == [2]
+
+
+def test_a_config_given_twice_runs_once():
+    assert [len(group) for group in grid.by_program(grid.product(BASE, {"lr": [0.1, 0.1, 0.3]}))] == [2]

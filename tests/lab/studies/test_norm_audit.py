@@ -1,0 +1,57 @@
+"""The audit passes a well-normed table and finds what was broken on purpose. Tiny models, MNIST digits and bytes."""
+
+import numpy as np
+import pytest
+
+from big_vision_dual.lab.studies import grid, norm_audit, settings
+from big_vision_dual.train import recipes
+
+CONFIG = settings.dualize(
+    grid.replace(
+        recipes.load("study_vit").to_dict(),
+        {"model.width": 16, "model.depth": 2, "model.num_heads": 2, "lr": 0.1, "input.batch_size": 32},
+    )
+)
+
+
+def test_a_well_normed_table_passes():
+    findings = norm_audit.audit(CONFIG, steps=3)
+    assert {finding.what for finding in findings} == set(norm_audit.KINDS)
+    assert [finding for finding in findings if finding.flagged] == []
+
+
+def test_an_atom_that_moves_a_hundred_times_too_far_is_found():
+    broken = {**CONFIG, "target_norm_scale": [["Transformer/encoderblock_1/MlpBlock_0/Dense_1/kernel", 100.0]]}
+    flagged = [finding for finding in norm_audit.audit(broken, steps=3) if finding.flagged]
+    assert {finding.name for finding in flagged} == {"Transformer/encoderblock_1/MlpBlock_0/Dense_1/kernel"}
+    assert {finding.what for finding in flagged} >= {"change"}
+
+
+def test_audit_wants_a_table():
+    with pytest.raises(ValueError, match="audit wants a dualized config, not optax_name 'scale_by_adam'"):
+        norm_audit.audit(settings.adamw(CONFIG))
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(np.random.default_rng(0).integers(0, 256, 4000, np.uint8).tobytes())
+    return path
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_state_space_models_are_audited_too(name, text):
+    length = ("--config.input_shape=(8,)", "--config.input.data.length=8", "--config.evals.val.data.length=8")
+    small = ("--config.model.d_model=16", "--config.model.d_state=4", "--config.input.batch_size=4")
+    config = recipes.load(f"{name}_bytes_dual:{text}", [*length, *small]).to_dict()
+    findings = norm_audit.audit(config, steps=2)
+    assert [finding for finding in findings if finding.flagged] == []
+    measured = {finding.name for finding in findings}
+    assert {"stem to logits", "block 0", "layers_1/mixer/A_log", "head/kernel"} <= measured
+    assert "layers_1/mixer/A_log" not in {finding.name for finding in findings if finding.what == "growth"}
+
+
+def test_a_model_that_cannot_be_audited_says_which_can():
+    mlp = {**CONFIG, "model_name": "mlp", "model": {"width": 8, "depth": 2}}
+    with pytest.raises(ValueError, match="an audit takes a ViT, Mamba or Mamba-2, not MLP"):
+        norm_audit.audit(mlp, steps=2)

@@ -1,0 +1,149 @@
+"""Rows of metrics, throughput, FLOPs, health, stop requests: the small parts of the loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from big_vision_dual import models
+from big_vision_dual.train import distributed, flops, health, metrics, signals, throughput
+
+
+def test_rows_after_the_checkpoint_and_half_lines_are_cut(tmp_path):
+    path = tmp_path / metrics.FILE
+    writer = metrics.MetricWriter(path)
+    for step in (1, 2, 3):
+        writer.measure("training_loss", 1 / step)
+        assert writer.write(step) == {"step": step, "training_loss": 1 / step}
+    assert writer.write(4) == {}
+    with path.open("a") as file:
+        file.write('{"step": 5, "training_lo')
+    resumed = metrics.MetricWriter(path, after_step=2)
+    assert resumed.last == {"step": 2, "training_loss": 0.5}
+    resumed.measure("training_loss", float(np.float32(0.1)))
+    resumed.write(3)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1, "training_loss": 1.0},
+        {"step": 2, "training_loss": 0.5},
+        {"step": 3, "training_loss": float(np.float32(0.1))},
+    ]
+
+
+def test_flops_of_a_vit_are_three_times_its_matrix_products():
+    sizes = {"width": 32, "depth": 3, "mlp_dim": 48, "num_heads": 2, "patch_size": (4, 4)}
+    expected = 3 * 2 * 7 * (
+        4 * 48 * 32  # 4 tokens of 4 x 4 x 3 pixels
+        + 3 * (4 * 4 * 32 * 32 + 2 * 4 * 4 * 32 + 2 * 4 * 32 * 48)
+        + 5 * (32 * 5)  # the head, on the pooled vector and on each patch
+    )  # fmt: skip
+    for scan in (False, True):
+        model = models.get("vit").Model(5, scan=scan, **sizes)
+        images = jax.ShapeDtypeStruct((7, 8, 8, 3), jnp.float32)
+        params = jax.eval_shape(model.init, jax.random.key(0), images)
+        assert flops.training_flops(model.apply, params, images) == expected
+
+
+def test_flops_of_a_grouped_convolution():
+    images, kernel = jnp.ones((2, 9, 9, 4)), jnp.ones((3, 3, 2, 6))  # two groups
+
+    def convolve(x, k):
+        return jax.lax.conv_general_dilated(
+            x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2
+        )
+
+    assert flops.training_flops(convolve, images, kernel) == 3 * 2 * (2 * 7 * 7 * 6) * (3 * 3 * 2)
+
+
+def test_a_cpu_has_no_peak():
+    assert flops.peak(jax.devices()[0]) is None
+
+
+def test_the_clock_leaves_pauses_out(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(throughput.time, "monotonic", lambda: now[0])
+    clock = throughput.Clock(batch_size=100, devices=4, step_flops=8e12, peak_flops=1e12, core_seconds=3600.0)
+    for _ in range(5):
+        with clock.waiting():
+            now[0] += 1.0
+        now[0] += 3.0
+        clock.step()
+    with clock.paused():
+        now[0] += 100.0
+    assert clock.report() == pytest.approx({
+        "img/sec": 25.0, "img/sec/core": 6.25, "step_seconds": 4.0, "data_wait_seconds": 1.0,
+        "core_hours": 1 + 4 * 120 / 3600, "mfu": 0.5,
+    })  # fmt: skip
+    assert clock.report() == {}
+
+
+def test_the_first_leaves_to_go_non_finite_are_named():
+    params = {"head": {"bias": 0, "kernel": 0}, "Transformer": {"kernel": 0}}  # JAX's order: Transformer, head
+    fine, bad = np.array([True, True, True]), np.array([True, False, False])
+    monitor = health.Monitor(params)
+    monitor.add(6, {"loss": 1.0, "finite_params": fine, "finite_grads": fine})
+    monitor.check(last_checkpoint=4)
+    monitor.add(7, {"loss": 2.0, "finite_params": fine, "finite_grads": bad})
+    monitor.add(8, {"loss": np.nan, "finite_params": ~fine, "finite_grads": ~fine})
+    with pytest.raises(health.NonFiniteError) as caught:
+        monitor.check(last_checkpoint=4)
+    assert str(caught.value) == (
+        "training is not finite at step 7: loss 2.0; gradients: 2 of 3 leaves, first head/bias, head/kernel; "
+        "parameters before the step: all finite. Checkpoints: step 4 is kept; the same command continues there, "
+        "with a lower config.lr, a config.grad_clip_norm or a longer warm-up."
+    )
+
+
+def test_a_stop_is_asked_for_by_the_first_signal_and_handlers_come_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with signals.StopRequest() as stop:
+        assert not stop.at(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.at(2)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert signals.Stopped(3).code == 75
+
+
+@pytest.mark.parametrize(
+    ("variables", "hosts"),
+    [
+        ({}, 1),
+        ({"JAX_NUM_PROCESSES": "2"}, 2),
+        ({"SLURM_NTASKS": "3"}, 3),
+        ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, 4),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1),
+    ],
+)
+def test_hosts_are_counted_from_the_environment(monkeypatch, variables, hosts):
+    for name in ("JAX_NUM_PROCESSES", "SLURM_NTASKS", "TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.hosts() == hosts
+
+
+def test_a_number_of_hosts_that_is_none(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES is 'two'; possible: a whole number >= 1"):
+        distributed.hosts()
+
+
+def test_an_unknown_distributed_mode():
+    with pytest.raises(ValueError, match="'maybe'; possible: auto, on, off"), distributed.joined("maybe"):
+        pass
+
+
+@pytest.mark.parametrize("given", ["0", "soon", "1.5"])
+def test_seconds_of_silence_that_cannot_be(monkeypatch, given):
+    assert distributed.heartbeat_seconds() == 100
+    monkeypatch.setenv("BVD_HEARTBEAT_SECONDS", given)
+    with pytest.raises(ValueError, match=r"BVD_HEARTBEAT_SECONDS is .*; possible: a whole number >= 1"):
+        distributed.heartbeat_seconds()
