@@ -1,18 +1,15 @@
-"""Where the golden values lie; a test that needs an absent one is skipped."""
+"""Where the golden values lie: tests/goldens, see its README. An absent one is an error, never a skipped test."""
 
 from __future__ import annotations
 
 import pathlib
 
-import pytest
-
-_TESTS = pathlib.Path(__file__).parent
-_FOLDERS = (_TESTS / "goldens", _TESTS.parent.parent / "shared" / "golden")
+FOLDER = pathlib.Path(__file__).parent / "goldens"
 
 
 def path(name: str) -> pathlib.Path:
-    """'big_vision/bv_optim.npz' -> the file, in tests/goldens or else in ../shared/golden; skips when in neither."""
-    for folder in _FOLDERS:
-        if (folder / name).is_file():
-            return folder / name
-    pytest.skip(f"golden {name} is in none of {', '.join(map(str, _FOLDERS))}")
+    """'big_vision/bv_optim.npz' -> the file."""
+    file = FOLDER / name
+    if not file.is_file():
+        raise FileNotFoundError(f"golden {name} is not in {FOLDER}; it belongs to the repository: `git checkout` it.")
+    return file

@@ -1,4 +1,4 @@
-"""Mamba and Mamba-2 against golden outputs of mamba.py, PyTorch (shared/golden/mamba, see its README)."""
+"""Mamba and Mamba-2 against golden outputs of mamba.py, PyTorch (goldens/mamba, see goldens/README.md)."""
 
 import json
 from typing import Any

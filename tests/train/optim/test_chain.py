@@ -36,7 +36,7 @@ def golden_grads(step, params):
 
 
 # Largest difference measured on CPU: adam (bf16 first moment) 4.5e-5, mults 3.0e-8, momentum (bf16) 3.1e-5.
-# The tolerances are those of shared/golden/README.md.
+# The tolerances are those of goldens/README.md.
 @pytest.mark.parametrize(("name", "tolerance"), [("adam", 1e-4), ("mults", 1e-6), ("momentum", 1e-4)])
 def test_ten_updates_equal_big_visions(golden, name, tolerance):
     config = json.loads(str(golden["meta_json"]))["configs"][name]

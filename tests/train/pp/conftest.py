@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 
-@pytest.fixture(scope="module", params=["synthetic", "real0", "real1"])
+@pytest.fixture(scope="module", params=photos.FILES)
 def jpeg(request):
-    """JPEG files: one made here, and two of ImageNet where ../shared is."""
-    return photos.load(request.param)
+    """A JPEG file."""
+    return photos.FILES[request.param]()
 
 
 @pytest.fixture(scope="module")

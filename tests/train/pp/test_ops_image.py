@@ -1,4 +1,4 @@
-"""Image ops against PIL and NumPy, on a synthetic JPEG and on real ones."""
+"""Image ops against PIL and NumPy, on JPEGs of several kinds."""
 
 from __future__ import annotations
 
