@@ -64,4 +64,4 @@ class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def install() -> None:
     """Lets old names be imported; called once, by the package."""
-    sys.meta_path.append(_OldNames())
+    sys.meta_path.insert(0, _OldNames())  # before the files: an old package's folder is the new one's
