@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 
 from big_vision_dual.train import (
+    atom_norms,
     checkpoint,
     data,
     distributed,
@@ -82,6 +83,8 @@ class _Session:
         stack.callback(self._log.close)
         rows = folder / metrics.FILE if folder is not None and jax.process_index() == 0 else None
         self._writer = metrics.MetricWriter(rows, after_step=self._step)
+        atoms = None if rows is None else rows.parent / atom_norms.FILE
+        self._atom_writer = metrics.MetricWriter(atoms, after_step=self._step)
         self._evals = Evals(run)
         self._monitor = health.Monitor(run.fns.state.params)
         self._profile = stack.enter_context(Profile(run.config.get("profile"), folder))
@@ -147,7 +150,8 @@ class _Session:
     def _measure_training(self) -> None:
         run, step = self._run, self._step
         self._check_health()
-        outputs = jax.device_get({key: self._outputs[key] for key in ("loss", "measured")})
+        outputs = jax.device_get({key: self._outputs[key] for key in ("loss", "measured", "atoms")})
+        self._measure_atoms(outputs["atoms"])
         seen = step * run.config.input.batch_size
         values = {
             "training_loss": outputs["loss"],
@@ -161,6 +165,14 @@ class _Session:
         }
         for name, value in values.items():
             self._writer.measure(name, value)
+
+    def _measure_atoms(self, norms: dict[str, dict[str, np.ndarray]]) -> None:
+        """Norms of single atoms, into a file of their own."""
+        table, period = self._run.table, atom_norms.period(self._every.log, self._run.total_steps)
+        if norms and table is not None and self._fires(self._step, period):
+            for name, of_atoms in norms.items():
+                self._atom_writer.measure_list(name, atom_norms.listed(of_atoms, table))
+            self._atom_writer.write(self._step)
 
     def _check_health(self) -> None:
         self._monitor.check(self._checkpoints.latest if self._checkpoints else None)

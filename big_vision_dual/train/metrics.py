@@ -33,6 +33,9 @@ class MetricWriter:
     def measure(self, name: str, value: float) -> None:
         self._row[name] = float(value)
 
+    def measure_list(self, name: str, values: list[Any]) -> None:
+        self._row[name] = values
+
     def write(self, step: int) -> dict[str, Any]:
         """Writes and returns the row of `step`; nothing where nothing was measured."""
         row, self._row = {"step": step, **self._row}, {}

@@ -36,9 +36,9 @@ class StepFns:
     init: () -> TrainState, allocated in its shards.
     train: (state, batch, measured) -> (state, outputs); donates state. batch: 'image' (B, H, W, C) float32
       and 'labels' (B, classes) float32, or of a language model 'tokens' (B, L + 1) int32.
-      measured: bool, whether outputs['measured'] is computed or zeros.
+      measured: bool, whether outputs['measured'] and ['atoms'] are computed or zeros.
       outputs: 'loss'; 'finite_params' and 'finite_grads', a flag per parameter leaf (before the update);
-      'measured', {metric name: scalar}.
+      'measured', {metric name: scalar}; 'atoms', {metric name: {atom: norms}}, see `atom_norms.measure`.
     state, batch, measured: the arguments of `train` as ShapeDtypeStructs with shardings.
     """
 
@@ -165,11 +165,13 @@ def _make_train(config: Any, model: Any, tx: Any, table: TargetNormTable | None)
         loss, grads = gradient(state.params, batch, dropout_key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        norms, atoms = _when(measured, lambda: _measure(params, grads, updates, table))
         outputs = {
             "loss": loss,
             "finite_params": _finite(state.params),
             "finite_grads": _finite(grads),
-            "measured": _when(measured, lambda: _measure(params, grads, updates, table)),
+            "measured": norms,
+            "atoms": atoms,
         }
         ema_params = state.ema_params
         if ema_params is not None:
@@ -212,10 +214,14 @@ def _when(condition: jax.Array, compute: Callable[[], PyTree]) -> PyTree:
     return jax.lax.cond(condition, compute, lambda: zeros)
 
 
-def _measure(params: PyTree, grads: PyTree, updates: PyTree, table: TargetNormTable | None) -> dict[str, jax.Array]:
+def _measure(
+    params: PyTree, grads: PyTree, updates: PyTree, table: TargetNormTable | None
+) -> tuple[dict[str, jax.Array], dict[str, dict[str, jax.Array]]]:
+    """(metrics, norms of single atoms: none without a table)."""
     norms = {
         "l2_params": optax.tree.norm(params),
         "l2_grads": optax.tree.norm(grads),
         "l2_updates": optax.tree.norm(updates),
     }
-    return norms if table is None else norms | atom_norms.measure(params, grads, updates, table)
+    means, of_atoms = ({}, {}) if table is None else atom_norms.measure(params, grads, updates, table)
+    return norms | means, of_atoms

@@ -6,11 +6,13 @@ import json
 import re
 import resource
 
+import numpy as np
 import pytest
 
 from big_vision_dual.core import tables
+from big_vision_dual.core.dualize import measure
 from big_vision_dual.models import weights
-from big_vision_dual.train import checkpoint, health, metrics, setup, workdir
+from big_vision_dual.train import atom_norms, checkpoint, health, metrics, setup, workdir
 from big_vision_dual.train.loop import fit
 
 
@@ -35,6 +37,24 @@ def test_a_run_describes_itself(tmp_path, tiny):
     assert fit(config, tmp_path)["step"] == 3  # done already: nothing to do, the same wandb run
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}"))) >= 1
     assert len(list(metrics.read(tmp_path / metrics.FILE))) == 3
+    _check_norms_of_atoms(tmp_path)
+
+
+def _check_norms_of_atoms(folder):
+    """Rows at the logged steps, in the order of the table; the mean over a group is the metric of that name."""
+    rows, table = list(metrics.read(folder / atom_norms.FILE)), tables.load(folder / "norm_table.json")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(len(row["weight_norm"]) == len(table.rows) for row in rows)
+    last, means = rows[-1], list(metrics.read(folder / metrics.FILE))[-1]
+    of_heads = [last["update_norm"][i] for i, row in enumerate(table.rows) if measure.group_name(row) == "Linear/head"]
+    assert np.mean(of_heads) == pytest.approx(means["update_norm/Linear/head"], rel=1e-4)
+
+
+def test_rows_of_atoms_are_thinned_to_what_a_picture_shows():
+    assert atom_norms.period(50, 10_000) == 50
+    period = atom_norms.period(50, 111_477)
+    assert period % 50 == 0
+    assert 200 < 111_477 / period <= 400
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(tmp_path, tiny):
