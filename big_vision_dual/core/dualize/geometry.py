@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from big_vision_dual.core.dualize import polar as polar_lib
+from big_vision_dual.core.tables.step_size import GAINS
 
 _SQUARINGS = 8  # sigma_max is overestimated by at most n ** (1 / 1024): 0.6 % at n = 384, 1 % at n = 26,000
 
@@ -54,13 +55,16 @@ class Atom:
 
 
 ATOMS = {
-    "Linear": Atom(None, lambda fan_in, fan_out: math.sqrt(fan_out / fan_in), "sphere"),
-    "MaxLinear": Atom((-2,), lambda fan_in, _: 1 / math.sqrt(fan_in), "sphere"),
-    "Embed": Atom((-1,), lambda _, fan_out: math.sqrt(fan_out), "sphere"),
-    "Bias": Atom((-1,), lambda _, fan_out: math.sqrt(fan_out), "ball"),
-    "Scale": Atom((), lambda *_: 1.0, "ball"),
-    "Rate": Atom((), lambda *_: 1.0, "itself"),
-    "DepthwiseConv": Atom((-2,), lambda fan_in, _: 1 / math.sqrt(fan_in), "sphere"),
+    kind: Atom(vector_axes, GAINS[kind], projects_to)
+    for kind, vector_axes, projects_to in (
+        ("Linear", None, "sphere"),
+        ("MaxLinear", (-2,), "sphere"),
+        ("Embed", (-1,), "sphere"),
+        ("Bias", (-1,), "ball"),
+        ("Scale", (), "ball"),
+        ("Rate", (), "itself"),
+        ("DepthwiseConv", (-2,), "sphere"),
+    )
 }
 
 
@@ -97,6 +101,14 @@ def weight_norm(kind: str, w_BxNxM: jax.Array, gain_B: jax.Array) -> jax.Array:
     axes = ATOMS[kind].vector_axes
     largest = spectral_norm(w_BxNxM) if axes is None else jnp.max(_lengths(w_BxNxM, axes), axis=(-2, -1))
     return largest / gain_B
+
+
+def size(kind: str, w_BxNxM: jax.Array, gain_B: jax.Array) -> jax.Array:
+    """Frobenius norm of each weight over that of a unit dual, (B,): the RMS where `weight_norm` is the maximum."""
+    axes = ATOMS[kind].vector_axes
+    n, m = w_BxNxM.shape[-2:]
+    vectors = min(n, m) if axes is None else n * m // math.prod(w_BxNxM.shape[axis] for axis in axes)
+    return _lengths(w_BxNxM, (-2, -1))[:, 0, 0] / (gain_B * math.sqrt(vectors))
 
 
 def dual_norm(

@@ -18,6 +18,7 @@ from big_vision_dual.core.dualize.placement import Placement
 from big_vision_dual.core.tables.schema import TargetNormTable
 
 _FALLBACKS = ("adam", "dualize")
+_MOMENTUM_KINDS = ("ema", "trace", "debiased")
 # Matrices in one program where nothing is sharded: stacks of equal size share their kernels, and what leaves a larger
 # stack takes longer to compile (docs/performance.md).
 _MATRICES = 4
@@ -30,6 +31,13 @@ class DualizeState(NamedTuple):
     """Momentum of one group as stacks (B, n, m): a single one where the stack axis is sharded."""
 
     momentum: tuple[jax.Array, ...]
+
+
+class DebiasedState(NamedTuple):
+    """The same, with the number of steps taken: for momentum of kind 'debiased' under Nesterov."""
+
+    momentum: tuple[jax.Array, ...]
+    count: jax.Array
 
 
 def scale_by_dualize(
@@ -45,6 +53,7 @@ def scale_by_dualize(
     unroll: bool | int = False,
     fallback: Sequence[tuple[str, str]] = (),
     fallback_scale: float = 1.0,
+    adam: Mapping[str, Any] | None = None,
     mu_dtype: Any = jnp.float32,
     shard_axis: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
@@ -60,26 +69,30 @@ def scale_by_dualize(
 
     table: a table, a path, or a name in norm_cache; checked against the parameters at init (`tables.check`).
     momentum_kind: 'ema' as above, or 'trace' (m <- momentum m + g). Dual maps ignore the scale of their argument, so
-      the two give the same updates; the stored momentum differs.
+      the two give the same updates; the stored momentum differs. 'debiased' is 'ema' with Adam's bias correction, which
+      only Nesterov's direction feels: in step t the gradient weighs (1 - momentum^(t+1)) / (1 - momentum^t) times as
+      much there, as in NAdam and `optax.contrib.muon`.
     polar, dtype, unroll: see `polar.orthogonalize`; False stands for 2 with a shard_axis, else for 1.
     per_head: a Linear with fan-out (heads, d_head), as query, key and value, counts as one Linear per head; each head's
       update then has the target norm in the norm of a Linear fan_in -> d_head.
     scale_floor: Linear updates are scaled by max(1, sqrt(fan_out/fan_in)); with fan_out < fan_in they exceed the
-      target norm by sqrt(fan_in/fan_out), as in the first attempt at a dualized ViT.
+      target norm by sqrt(fan_in/fan_out). The same as Muon's scaling where all target norms are 1.
     fallback: ordered (regex of the whole path, kind) pairs, the first match wins; kind 'adam' sends a leaf to
-      `optax.scale_by_adam` (its defaults), 'dualize' exempts it from later pairs.
-    fallback_scale: factor on Adam's update: the ratio of its learning rate to the dualized one.
+      `optax.scale_by_adam(**adam)`, 'dualize' exempts it from later pairs.
+    fallback_scale: factor on Adam's update: the ratio of its learning rate to the dualized one. adam: b1, b2, eps,
+      nesterov and whatever else `optax.scale_by_adam` takes.
     mu_dtype: of the stored momentum.
     shard_axis, mesh: shard momentum and orthogonalization over this mesh axis (see `placement`).
     target_norms: {row.key: scalar, or vector over axis 0} in place of the table's; may be traced, for vmapped sweeps.
     """
     table = tables.resolve(table)
-    if momentum_kind not in ("ema", "trace"):
-        raise ValueError(f"momentum_kind is {momentum_kind!r}; possible: 'ema', 'trace'.")
+    if momentum_kind not in _MOMENTUM_KINDS:
+        raise ValueError(f"momentum_kind is {momentum_kind!r}; possible: {', '.join(map(repr, _MOMENTUM_KINDS))}.")
     rule = _Rule(
         momentum=momentum,
-        gradient_weight=1 - momentum if momentum_kind == "ema" else 1.0,
+        gradient_weight=1.0 if momentum_kind == "trace" else 1 - momentum,
         nesterov=nesterov,
+        debiased=nesterov and momentum_kind == "debiased",
         polar=polar_lib.get(polar),
         dtype=dtype,
         unroll=unroll or (1 if shard_axis is None else _STEPS_A_TURN),
@@ -90,7 +103,7 @@ def scale_by_dualize(
     dualized = [row for row in table.rows if kinds[row.path] == "dualize"]
     groups = groups_lib.make(dualized, per_head=per_head, scale_floor=scale_floor, target_norms=target_norms)
     transforms = {name: _dualize_group(group, rule) for name, group in groups.items()}
-    transforms["adam"] = optax.chain(optax.scale_by_adam(), optax.scale(fallback_scale))
+    transforms["adam"] = optax.chain(optax.scale_by_adam(**(adam or {})), optax.scale(fallback_scale))
     labels = {layout.key: name for name, group in groups.items() for layout in group.layouts}
     return _on_atoms(table, transforms, {row.key: labels.get(row.key, "adam") for row in table.rows})
 
@@ -102,11 +115,21 @@ class _Rule:
     momentum: float
     gradient_weight: float
     nesterov: bool
+    debiased: bool
     polar: polar_lib.Polar
     dtype: str
     unroll: bool | int
     mu_dtype: Any
     placement: Placement
+
+    def direction(self, mu: jax.Array, gradient: jax.Array, state: DualizeState | DebiasedState) -> jax.Array:
+        """What the dual is taken of, from the new momentum and the weighted gradient."""
+        if not self.nesterov:
+            return mu
+        if isinstance(state, DebiasedState):
+            steps = state.count + 1.0
+            gradient = gradient * (1 - self.momentum ** (steps + 1)) / (1 - self.momentum**steps)
+        return self.momentum * mu + gradient
 
 
 def _kinds(table: TargetNormTable, fallback: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -150,7 +173,8 @@ def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransf
 
     def init(params: Any) -> Any:
         stacks, _ = members(params)
-        return DualizeState(tuple(rule.placement.momentum(jnp.zeros(s.shape, rule.mu_dtype)) for s in stacks))
+        momenta = tuple(rule.placement.momentum(jnp.zeros(s.shape, rule.mu_dtype)) for s in stacks)
+        return DebiasedState(momenta, jnp.zeros((), jnp.int32)) if rule.debiased else DualizeState(momenta)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
@@ -159,11 +183,12 @@ def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransf
         for stack, momentum in zip(stacks, state.momentum, strict=True):
             gradient = rule.gradient_weight * rule.placement.momentum(stack.pack(gradients))
             mu = rule.momentum * momentum.astype(jnp.float32) + gradient
-            direction = rule.momentum * mu + gradient if rule.nesterov else mu
+            direction = rule.direction(mu, gradient, state)
             steps = stack.steps(stack.unpack(_unit_dual(stack, direction, rule)))
             directions |= {key: step.astype(gradients[key].dtype) for key, step in steps.items()}
             momenta.append(rule.placement.momentum(mu.astype(rule.mu_dtype)))
-        return directions, DualizeState(tuple(momenta))
+        new = {"momentum": tuple(momenta)} | ({"count": state.count + 1} if rule.debiased else {})
+        return directions, state._replace(**new)
 
     return optax.GradientTransformation(init, update)
 

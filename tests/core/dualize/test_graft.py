@@ -131,6 +131,18 @@ def test_momentum(small, random_tree, nesterov, weights):
         )  # float32 sums in another order
 
 
+def test_debiased_momentum_corrects_both_terms_of_nesterovs_direction(small, random_tree):
+    """As in NAdam: beta m / (1 - beta^(t+1)) + (1 - beta) g / (1 - beta^t), here with t = 2."""
+    table, first, _ = small
+    second = random_tree(table, seed=1)
+    old, new = 0.9 * 0.09 / (1 - 0.9**3), 0.9 * 0.1 / (1 - 0.9**3) + 0.1 / (1 - 0.9**2)
+    expected = updates_of(table, jax.tree.map(lambda a, b: old * a + new * b, first, second))
+    tx = dualize.scale_by_dualize(table, momentum=0.9, momentum_kind="debiased", nesterov=True)
+    update = jax.jit(tx.update)
+    got, _ = update(second, update(first, tx.init(first))[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), expected, got)
+
+
 def test_missing_leaves_are_left_alone(small):
     table, gradients, expected = small
     frozen = ("norm/", "in_proj/", "layers/mlp/bias")
@@ -187,9 +199,10 @@ def test_scale_floor_lifts_narrowing_linears_only(small):
 def test_fallback_to_adam(small):
     table, gradients, expected = small
     fallback = [("attention/query/bias", "dualize"), (".*/bias", "adam"), ("in_proj/.*", "adam")]
-    got = trees.flatten(updates_of(table, gradients, fallback=fallback, fallback_scale=0.5))
+    options, tx = {"b1": 0.8, "nesterov": True}, optax.scale_by_adam(b1=0.8, nesterov=True)
     adam: Any
-    adam, _ = optax.scale_by_adam().update(gradients, optax.scale_by_adam().init(gradients))
+    adam, _ = tx.update(gradients, tx.init(gradients))
+    got = trees.flatten(updates_of(table, gradients, fallback=fallback, fallback_scale=0.5, adam=options))
     adam, dual = trees.flatten(adam), trees.flatten(expected)
     for path, update in got.items():
         falls_back = path in ("layers/mlp/bias", "in_proj/weight")
@@ -207,7 +220,7 @@ def test_target_norms_may_be_traced(small):
 def test_options_that_do_not_exist_are_named(table):
     with pytest.raises(ValueError, match=r"unknown polar 'newton'; possible: newton_schulz_6, .*polar_express:STEPS"):
         dualize.scale_by_dualize(table, polar="newton")
-    with pytest.raises(ValueError, match="momentum_kind is 'sum'; possible: 'ema', 'trace'"):
+    with pytest.raises(ValueError, match="momentum_kind is 'sum'; possible: 'ema', 'trace', 'debiased'"):
         dualize.scale_by_dualize(table, momentum_kind="sum")
     with pytest.raises(ValueError, match=r"fallback kinds \['lion'\]; possible: adam, dualize"):
         dualize.scale_by_dualize(table, fallback=[(".*", "lion")])
