@@ -106,6 +106,14 @@ class Group:
             start += layout.count
         return atoms
 
+    def per_matrix(self, values_B: jax.Array) -> dict[str, jax.Array]:
+        """One value a matrix, perhaps padded at its end -> {key: values in the shape of the row's batch axes}."""
+        parts, start = {}, 0
+        for layout in self.layouts:
+            parts[layout.key] = values_B[start : start + layout.count].reshape(layout.batch)
+            start += layout.count
+        return parts
+
     def steps(self, units: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """{key: unit dual} -> {key: the same at its target norm}, float32."""
         return {layout.key: layout.step(units[layout.key]) for layout in self.layouts}

@@ -64,8 +64,5 @@ def _measured(tree: Any, table: TargetNormTable, measure: Measure) -> dict[str, 
         present = group.only(atoms)
         if not present.layouts:
             continue
-        values_B, start = measure(group.atom, present.pack(atoms), jnp.asarray(present.gains)), 0
-        for layout in present.layouts:
-            norms[layout.key] = values_B[start : start + layout.count].reshape(layout.batch)
-            start += layout.count
+        norms |= present.per_matrix(measure(group.atom, present.pack(atoms), jnp.asarray(present.gains)))
     return norms

@@ -50,16 +50,17 @@ def make(
     rule_of = _match([(pattern, i) for i, (pattern, _) in enumerate(rules)], names, "config.schedule")
     trained = jax.tree.map(lambda rule: rules[rule][1] is not None, rule_of)
     sizes = {"total_steps": total_steps, "batch_size": batch_size, "data_size": data_size}
+    dualized = _dualized(config, names)
     functions = [None if value is None else schedules.make(value, **sizes) for _, value in rules]
     stages = [
         *_clip(config.get("grad_clip_norm"), trained),
         optax.masked(_optimizer(config, table if dual else None), trained),
         optax.scale(config["lr"]),
         *_multiply(config.get("lr_mults"), names),
-        *_decay(config, names),
+        *_decay(config, names, dualized),
         _scale_by_schedules(functions, rule_of),
         optax.scale(-1.0),
-        *constraints.make(config, functions, rule_of, _dualized(config, names), table),
+        *constraints.make(config, functions, rule_of, dualized, table),
     ]
     used = [function for function in functions if function is not None]
     return optax.chain(*stages), {f"global_schedule{i or ''}": function for i, function in enumerate(used)}
@@ -123,12 +124,13 @@ def _multiply(rules: Any, names: PyTree) -> list[optax.GradientTransformation]:
     return [optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, mults))]
 
 
-def _decay(config: Any, names: PyTree) -> list[optax.GradientTransformation]:
-    """Adds wd * mult * parameter; leaves that no pattern matches do not decay."""
-    wd = config.get("wd")
-    if _is_zero(wd) or constraints.kind(config) == "decay":
+def _decay(config: Any, names: PyTree, dualized: PyTree) -> list[optax.GradientTransformation]:
+    """Adds wd * mult * parameter; leaves that no pattern matches, or that a constraint holds, do not decay."""
+    wd, held = config.get("wd"), constraints.replaces_wd(config, dualized)
+    if _is_zero(wd) or all(jax.tree.leaves(held)):
         return []
     mults = _match([*config.get("wd_mults", KERNELS_ONLY), (".*", 0.0)], names, "config.wd_mults")
+    mults = jax.tree.map(lambda mult, is_held: 0.0 if is_held else mult, mults, held)
 
     def decay(updates: PyTree, params: PyTree) -> PyTree:
         return jax.tree.map(lambda u, p, mult: u if _is_zero(mult) else u + wd * mult * p, updates, params, mults)

@@ -92,6 +92,28 @@ def test_frank_wolfe_shrinks_by_its_own_rate(params, table, free):
     np.testing.assert_allclose(updates["a"]["kernel"], expected, atol=1e-6)
 
 
+def test_what_a_radius_or_a_hyperball_holds_does_not_decay_besides(params, table):
+    fallback = {"optax": {"polar": "svd", "fallback": [("b/.*", "adam")]}, "wd": 0.01}
+    for constraint in ({"kind": "radius", "radius": 25.0}, {"kind": "hyperball"}):
+        without, with_wd = (
+            steps(config(**{**fallback, "wd": wd}, weight_constraint=constraint), params, table)[1] for wd in (0, 0.01)
+        )
+        np.testing.assert_array_equal(with_wd["a"]["kernel"], without["a"]["kernel"])
+        np.testing.assert_allclose(
+            with_wd["b"]["kernel"], without["b"]["kernel"] - 0.01 * params["b"]["kernel"], atol=1e-6
+        )
+
+
+def test_a_hyperball_goes_with_any_optimizer_and_leaves_what_is_frozen(params, table):
+    held = config(optax_name="scale_by_adam", optax={}, weight_constraint="hyperball",
+                  schedule=[("b/.*", None), (".*", SCHEDULE)])  # fmt: skip
+    before, updates = steps(held, params, table, count=3)
+    after: Any = optax.apply_updates(before, updates)
+    assert np.linalg.norm(after["a"]["kernel"]) == pytest.approx(np.linalg.norm(params["a"]["kernel"]), rel=1e-5)
+    assert np.linalg.norm(updates["a"]["kernel"]) > 0.1
+    np.testing.assert_array_equal(after["b"]["kernel"], params["b"]["kernel"])
+
+
 def test_decay_takes_wd_times_schedule_off_matrices(params, table, free):
     _, updates = steps(config(weight_constraint="decay", wd=0.01), params, table)
     np.testing.assert_allclose(updates["a"]["kernel"], free["a"]["kernel"] - 0.01 * params["a"]["kernel"], atol=1e-6)
@@ -111,12 +133,12 @@ def test_vmap_over_lr_and_wd(params, table):
     [
         (
             {"weight_constraint": "projekt"},
-            r"config.weight_constraint is 'projekt'; possible: none, decay, project, fr",
+            r"config.weight_constraint is 'projekt'; possible: none, decay, radius, hyperball, project",
         ),
         ({"weight_constraint": {"kind": "project", "radios": 2}}, r"weight_constraint has no key 'radios'.*'radius'"),
         (
             {"weight_constraint": "frank_wolfe", "lr_mults": [(".*", 2)]},
-            r"one lr for all; given: .*lr_mults=\[.*Use 'pr",
+            r"one lr for all; given: .*lr_mults=\[.*Use 'hy",
         ),
         ({"weight_constraint": "frank_wolfe", "optax_name": "identity", "optax": {}}, r"given: optax_name='identity'"),
         ({"weight_constraint": "decay"}, r"set config.wd, without wd_mults \(given: wd=None"),
