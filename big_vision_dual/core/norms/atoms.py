@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 
 from big_vision_dual.core.norms.module import Atom, Bond, Module, NormError
@@ -32,21 +33,47 @@ CONVENTIONS = {c.name: c for c in (Conventions("well_normed", 0.0, False), Conve
 
 @dataclasses.dataclass(frozen=True)
 class Atoms:
-    """Makes atoms with the masses of one configuration. Paths may hold "{layer}", see `Atom.at_layer`."""
+    """Makes atoms with the masses of one configuration. Paths may hold "{layer}", see `Atom.at_layer`.
+
+    masses: of each kind. roles: factors on the masses of those atoms in whose path a regex is found.
+    """
 
     conventions: Conventions
     masses: Mapping[str, float]
+    roles: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, conventions: str = "well_normed", masses: Mapping[str, float] | None = None) -> Atoms:
-        """Raises `NormError` for unknown conventions, an unknown atom kind, or a mass that is not positive."""
+        """masses: {atom kind, or a regex with a slash that is searched for in paths: factor}; an atom's are multiplied.
+
+        {"Bias": .1, "Dense_1/kernel": 4, "(query|key)/": .5} gives the bias of a query .05, whatever the order.
+        Raises `NormError` for unknown conventions, an unknown atom kind, what is no regex, or a mass that is not
+        positive.
+        """
         if conventions not in CONVENTIONS:
             raise NormError(f"norms.conventions is {conventions!r}; possible: {', '.join(CONVENTIONS)}.")
         masses = dict(masses or {})
-        unknown = sorted(set(masses) - set(KINDS))
+        roles = {name: mass for name, mass in masses.items() if "/" in name}
+        unknown = sorted(set(masses) - set(KINDS) - set(roles))
         if unknown:
-            raise NormError(f"norms.masses names unknown atom kinds {unknown}; possible: {', '.join(KINDS)}.")
-        return cls(CONVENTIONS[conventions], {kind: masses.get(kind, 1.0) for kind in KINDS})
+            raise NormError(
+                f"norms.masses names unknown atom kinds {unknown}; possible: {', '.join(KINDS)}, or regexes on paths, "
+                "which hold a slash ('Dense_1/kernel')."
+            )
+        for pattern in roles:
+            _compiled(pattern)
+        return cls(CONVENTIONS[conventions], {kind: masses.get(kind, 1.0) for kind in KINDS}, roles)
+
+    def unused(self, tree: Module) -> list[str]:
+        """The regexes of `roles` that are found in no path of a tree."""
+        paths: list[str] = []
+
+        def note(atom: Atom) -> Atom:
+            paths.append(atom.path)
+            return atom
+
+        tree.map_atoms(note)
+        return [pattern for pattern in self.roles if not any(re.search(pattern, path) for path in paths)]
 
     def linear(self, path: str, fan_in: tuple[int, ...], fan_out: tuple[int, ...], part=None) -> Atom:
         """x W; the leaf has shape fan_in + fan_out, e.g. (d, heads, d_head) for a query kernel."""
@@ -90,7 +117,7 @@ class Atoms:
         return self.scale(f"{path}/scale", (dim,)) + self.bias(f"{path}/bias", (dim,))
 
     def _atom(self, kind: str, path: str, shape: tuple[int, ...], n_in: int, sensitivity: float, part=None) -> Atom:
-        mass = self.masses[kind]
+        mass = self.masses[kind] * math.prod(x for pattern, x in self.roles.items() if re.search(pattern, path))
         if not (math.isfinite(mass) and mass > 0):
             raise NormError(
                 f"{kind} {path} has mass {mass:g}: it would never be updated. Give norms.masses.{kind} a positive "
@@ -98,3 +125,10 @@ class Atoms:
             )
         axes = tuple(range(len(shape)))
         return Atom(mass, sensitivity, path, kind, shape, axes[:n_in], axes[n_in:], slice=part)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise NormError(f"norms.masses has {pattern!r}, which is no regular expression: {error}.") from error

@@ -19,7 +19,7 @@ def for_config(config: Mapping[str, Any]) -> Module:
     """The norm tree of a config: of its model_name, model, num_classes, input_shape and norms.
 
     norms may hold conventions ('well_normed' | 'seed'), blocks_mass (a number; None for the model's
-    default) and masses ({atom kind: mass}, 1 each where not named). Raises `NormError`.
+    default) and masses ({atom kind or regex on paths: mass}, see `Atoms.of`). Raises `NormError`.
     """
     norms = dict(config.get("norms") or {})
     unknown = sorted(set(norms) - {"conventions", "blocks_mass", "masses"})
@@ -31,7 +31,13 @@ def for_config(config: Mapping[str, Any]) -> Module:
         raise NormError(f"a norm tree needs config.{', config.'.join(missing)}; give them in the config.")
     tree = _tree(config["model_name"])
     shape = tuple(config["input_shape"])
-    return tree(config.get("model") or {}, shape, config["num_classes"], atoms, norms.get("blocks_mass"))
+    module = tree(config.get("model") or {}, shape, config["num_classes"], atoms, norms.get("blocks_mass"))
+    if unused := atoms.unused(module):
+        raise NormError(
+            f"config.norms.masses has {unused}, found in no parameter's path of {config['model_name']!r}; "
+            "`bvd norms show` lists the paths."
+        )
+    return module
 
 
 def table_for(config: Any) -> TargetNormTable:

@@ -101,12 +101,29 @@ def test_blocks_mass_and_masses_shape_the_table():
     assert rows["head/bias"].target_norm == pytest.approx(0.1 * np.asarray(rows["head/kernel"].target_norm))
 
 
+def test_masses_by_role_multiply_those_of_the_kind_in_any_order():
+    config = dict(**VIT, model=dict(**SMALL, posemb="sincos2d", scaling="dual"))
+    masses = {"Bias": 0.5, "(query|key)/": 3.0, "Dense_1/kernel": 4.0}
+    table = norm_trees.table_for(dict(config, norms=dict(masses=masses)))
+    assert table.rows == norm_trees.table_for(dict(config, norms=dict(masses=dict(reversed(masses.items()))))).rows
+    rows, block = table.by_key(), "Transformer/encoderblock_0"
+    attention = f"{block}/MultiHeadDotProductAttention_0"
+    norm = {key: np.asarray(row.target_norm) for key, row in rows.items()}
+    np.testing.assert_allclose(norm[f"{block}/MlpBlock_0/Dense_1/kernel"], 4 * norm[f"{attention}/out/kernel"])
+    np.testing.assert_allclose(norm[f"{attention}/query/kernel"], 3 * norm[f"{attention}/value/kernel"])
+    np.testing.assert_allclose(norm[f"{attention}/query/bias"], 0.5 * norm[f"{attention}/query/kernel"])
+
+
 def test_bad_configs_say_what_is_possible():
     model = dict(**SMALL)
     with pytest.raises(norms.NormError, match=r"no norm tree for model_name 'vitt'; possible: gpt, .*tables.flat"):
         norm_trees.for_config(dict(VIT, model_name="vitt", model=model))
     with pytest.raises(norms.NormError, match=r"unknown keys \['mass'\]; possible: conventions, blocks_mass, masses"):
         norm_trees.for_config(dict(**VIT, model=model, norms=dict(mass=3)))
+    with pytest.raises(norms.NormError, match=r"\['Dense_7/'\], found in no parameter's path of 'vit'"):
+        norm_trees.for_config(dict(**VIT, model=model, norms=dict(masses={"Dense_7/": 2.0, "head/": 1.0})))
+    with pytest.raises(norms.NormError, match=r"'\(head/', which is no regular expression"):
+        norm_trees.for_config(dict(**VIT, model=model, norms=dict(masses={"(head/": 2.0})))
     with pytest.raises(norms.NormError, match=r"needs config.input_shape"):
         norm_trees.for_config(dict(model_name="vit", num_classes=3, model=model))
     with pytest.raises(norms.NormError, match="smaller than a patch"):
