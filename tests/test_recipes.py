@@ -1,22 +1,151 @@
-"""Recipes are found, overridden, and refuse what they do not know."""
+"""Recipes are found, overridden, and refuse what they do not know; the schema is whole, and the docs are its."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import pathlib
 from typing import Any
 
+import ml_collections
 import pytest
 
-from big_vision_dual.core import tables
-from big_vision_dual.models import norm_trees
-from big_vision_dual.train import recipes
+from big_vision_dual import models
+from big_vision_dual.core import dualize, files, tables
+from big_vision_dual.models import arch, arch_ssm, gpt, mlp, norm_trees, vit
+from big_vision_dual.train import evaluators, fields, recipes, schema
+
+WRONG = [
+    "lr=-1", "lr=x", "lr=None", "lr=inf", "optax.momentum=1.5", "optax.momentum=high", "label_smoothing=2",
+    "input.accum_freq=0", "input.accum_freq=-1", "input.batch_size=1.5", "model.patch_size=(4,)", "mixup.p=nan",
+    "mixup.p=-1", "model.width=0", "model.depth=1e11", "grad_clip_norm=-1", "loss=None", "loss=softmax",
+    "keep_ckpt_steps=often", "weight_constraint=projekt", "norms.masses.Bias=-2", "ema.decay=1", "wd=-1", "seed=-1",
+    "evals.val.metric=f1", "schedule.decay_type=cos", "total_percent=2", "model.scaling=duel", "wandb=maybe",
+]  # fmt: skip
 
 
-def test_every_recipe_takes_the_fields_of_a_call():
-    flags = ["--config.model_init=w.npz", "--config.resume=runs/a", "--config.keep_ckpt_steps=500"]
-    recipe = recipes.load("vit_s16_i1k_dual", [*flags, "--config.lr=0.5"])
-    assert (recipe.model_init, recipe.resume, recipe.keep_ckpt_steps, recipe.lr) == ("w.npz", "runs/a", 500, 0.5)
-    assert "model_init" not in recipes.load("vit_s16_i1k_dual")
-    assert recipes.load("transfer", flags).model_load == recipes.load("transfer").model_load
+@pytest.mark.parametrize("flag", WRONG)
+def test_a_value_out_of_its_range_is_refused_by_name(flag):
+    name = flag.partition("=")[0]
+    with pytest.raises(schema.ConfigError, match=rf"a wrong field:\n  config\.{name}=.*; possible: "):
+        recipes.load("mnist5k_vit_dual", [f"--config.{flag}"])
+
+
+def test_all_wrong_fields_are_listed():
+    with pytest.raises(schema.ConfigError, match=r"(?s)3 wrong fields:.*batch_size=0.*config.lr=-1.0.*config.wd=-1.0"):
+        recipes.load("mnist5k_vit", ["--config.lr=-1", "--config.wd=-1", "--config.input.batch_size=0"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flag", "value"),
+    [
+        ("mnist5k_vit_dual", "grad_clip_norm=1.0", 1.0),
+        ("mnist5k_vit_dual", "grad_clip_norm=1", 1.0),
+        ("vit_s16_i1k", "grad_clip_norm=None", None),
+        ("mnist5k_vit_dual", "wandb=True", True),
+        ("mnist5k_vit_dual", "wandb.project=mine", "mine"),
+        ("vit_s16_i1k", "wandb=None", None),
+        ("vit_s16_i1k", "wandb=False", False),
+        ("vit_s16_i1k_dual", "optax.shard_axis=None", None),
+        ("mnist5k_vit_dual", "optax.shard_axis=data", "data"),
+        ("mnist5k_vit_dual", "model.patch_size=4", 4),
+        ("mnist5k_vit_dual", "model.patch_size=[4, 7]", (4, 7)),
+        ("mnist5k_vit_dual", "total_steps=1e3", 1000),
+        ("mnist5k_vit_dual", "model.scan", True),
+        ("mnist5k_vit_dual", "model.scan=false", False),
+        ("mnist5k_vit", "mixup.p=0.2", 0.2),
+        ("mnist5k_vit", "optax.eps=1e-6", 1e-6),
+        ("mnist5k_vit", "lr_mults=[('head/.*', 0.1)]", (("head/.*", 0.1),)),
+        ("mnist5k_vit", "evals.val.skip_first=true", True),
+        ("mnist5k_vit", "model_init=None.npz", "None.npz"),
+    ],
+)
+def test_every_field_can_be_set_and_optional_ones_unset(recipe, flag, value):
+    name = flag.partition("=")[0]
+    there: Any = recipes.load(recipe, [f"--config.{flag}"])
+    for part in name.split("."):
+        there = there[part]
+    assert there == value
+    assert type(there) is type(value)
+
+
+def test_a_reference_is_set_in_all_its_places():
+    recipe: Any = recipes.load("vit_s16_i1k_dual", ["--config.input.data.data_dir=/d"])
+    assert recipe.evals.val.data.data_dir == recipe.evals.minival.data.data_dir == "/d"
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("modelinit=w.npz", "config.model_init"),
+        ("model.dept=3", "config.model.depth"),
+        ("evals.vall.log_steps=5", "config.evals.val"),
+        ("evals.val.loss_nam=x", "config.evals.val.loss_name"),
+        ("input.data.nme=x", "config.input.data.name"),
+        ("schedule.warmup_step=3", "config.schedule.warmup_steps"),
+    ],
+)
+def test_an_unknown_name_gives_the_nearest(flag, meant):
+    with pytest.raises(recipes.RecipeError, match=f" is not a field .*'{meant}'"):
+        recipes.load("mnist5k_vit", [f"--config.{flag}"])
+
+
+def test_unknown_fields_of_a_config_file_are_refused_but_not_those_of_ones_own_parts():
+    config: Any = ml_collections.ConfigDict(recipes.load("mnist5k_vit").to_dict())
+    config.model_name, config.model = "my.resnet", {"stages": 3, "width": -1}
+    config.evals.val = {"type": "my.evaluator", "metric": "f1", "log_steps": 5}
+    schema.check(config, whole=True)
+    config.evals.val.log_stepz = 5
+    config.grad_clip_per_example = 1.0
+    config.evals.val.log_epochs = "often"
+    with pytest.raises(schema.ConfigError) as caught:
+        schema.check(config)
+    assert "config.grad_clip_per_example is not a field (did you mean 'config.grad_clip_norm'" in str(caught.value)
+    assert "config.evals.val.log_epochs='often'" in str(caught.value)
+
+
+def test_a_config_without_what_is_needed_is_told_so():
+    config = {k: v for k, v in recipes.load("mnist5k_vit").to_dict().items() if k not in ("lr", "model_name")}
+    schema.check(config)
+    with pytest.raises(schema.ConfigError, match=r"(?s)config.model_name is missing; .*config.lr is missing"):
+        schema.check(config, whole=True)
+
+
+def test_defaults_are_allowed_and_every_field_says_what_is_possible():
+    for field in fields.FIELDS.values():
+        assert field.needed or field.allows(field.default), field.name
+        assert field.meaning, field.name
+        assert not field.allows(object()), field.name
+
+
+def test_options_of_models_optimizer_constraint_and_evaluators_are_all_in_the_schema():
+    """A new option needs its line in fields.py."""
+    classes = [vit.ViT, mlp.MLP, gpt.GPT, arch_ssm.Mamba, arch_ssm.Mamba2, arch_ssm.VisionMamba]
+    given = {"num_classes", "name", "parent", "spec"}
+    options = {f"model.{f.name}" for cls in classes for f in dataclasses.fields(cls) if f.name not in given}
+    options |= {f"model.scaling.{f.name}" for f in dataclasses.fields(arch.Scaling)}
+    of_functions = {
+        "optax": (dualize.scale_by_dualize, {"mesh", "target_norms"}),
+        "weight_constraint": (dualize.constrain, {"table", "rate"}),
+    }
+    for kind in evaluators.EVALUATORS:
+        evaluator = evaluators._module(kind, "").Evaluator
+        of_functions |= {f"evals.{kind}": (evaluator, {"predict_fn", "source_factory", "mesh"})}
+    for prefix, (function, ours) in of_functions.items():
+        options |= {f"{prefix}.{name}" for name in inspect.signature(function).parameters if name not in ours}
+    assert sorted(name for name in options if schema.field_of(name) is None) == []
+    assert fields.FIELDS["model_name"].possible.names == models.MODELS  # type: ignore[union-attr]
+    assert fields.FIELDS["evals.*.type"].possible.names == evaluators.EVALUATORS  # type: ignore[union-attr]
+
+
+def test_docs_config_is_written_from_the_schema():
+    page = pathlib.Path(__file__).parent.parent / "docs" / "config.md"
+    assert page.read_text() == schema.markdown(), "bvd list fields --markdown > docs/config.md"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in files.shipped("configs").glob("[!_]*.py")))
+def test_every_recipe_fits_the_schema(name):
+    schema.check(recipes.load(name), whole=True)
 
 
 @pytest.mark.parametrize(("recipe", "argument"), [("mnist5k_vit", "dual"), ("mnist5k_vit_dual", "equal")])
@@ -35,16 +164,3 @@ def test_byte_recipes_hand_their_text_on_and_train_as_their_tables_say(name):
     assert {**dual.model.to_dict(), "num_classes": 256} == cached.model
     scaled: Any = recipes.load(f"{name}_bytes_mup:a.txt")
     assert (scaled.input.data.path, scaled.model.mup_base_width, scaled.mup.base_width) == ("a.txt", 64, 64)
-
-
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
-        ("--config.modelinit=w.npz", "--config.modelinit is not in the config"),
-        ("--config.keep_ckpt_steps=often", "keep_ckpt_steps"),
-        ("--config.model.dept=3", "Did you mean --config.model.depth"),
-    ],
-)
-def test_other_fields_are_refused(flag, message):
-    with pytest.raises(recipes.RecipeError, match=message):
-        recipes.load("cifar10_vit", [flag])

@@ -1,10 +1,11 @@
-"""What a command does with an error in its input: one readable message and an exit status, no traceback."""
+"""Wrong input: the nearest right name, and one readable message with an exit status in place of a traceback."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 STATUS = 2
 TRACEBACK = "BVD_TRACEBACK"
@@ -24,3 +25,9 @@ def guarded(program: str, command: Callable[[], int]) -> int:
             raise
         print(f"{program}: {error}\n({TRACEBACK}=1 shows where it was raised.)", file=sys.stderr)
         return STATUS
+
+
+def did_you_mean(name: str, possible: Iterable[str]) -> str:
+    """' (did you mean ...?)' with the nearest names, or nothing."""
+    nearest = difflib.get_close_matches(name, list(possible), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(map(repr, nearest))}?)" if nearest else ""

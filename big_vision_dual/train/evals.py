@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
+from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.train import data, evaluators, losses
-from big_vision_dual.train.optim import arguments
 from big_vision_dual.train.setup import Run
 from big_vision_dual.train.state import TrainState
 
@@ -48,7 +48,7 @@ def _chosen(specs: Mapping[str, Any], only: Sequence[str]) -> Mapping[str, Any]:
     """`specs`, cut down to the names in `only` if there are any."""
     unknown = [name for name in only if name not in specs]
     if unknown:
-        near = arguments.did_you_mean(unknown[0], specs)
+        near = did_you_mean(unknown[0], specs)
         raise ValueError(f"config.evals has no {unknown[0]!r}{near}; possible: {', '.join(specs) or 'none'}.")
     return {name: specs[name] for name in only or specs}
 

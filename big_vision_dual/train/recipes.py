@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import ml_collections
-from absl import flags
-from ml_collections import config_dict, config_flags
+from ml_collections import config_dict
 
 from big_vision_dual.core import files
-
-_ANY_TAKES: dict[str, type] = {"keep_ckpt_steps": int, "model_init": str, "resume": str}
-"""Fields that belong to a call rather than to a recipe: they can be given to one that does not name them."""
+from big_vision_dual.train import schema
 
 
-class RecipeError(ValueError):
+class RecipeError(schema.ConfigError):
     """A config file that does not exist, or an override that does not fit it."""
 
 
@@ -41,9 +37,9 @@ def choice(recipe: str, given: str, possible: Collection[str]) -> str:
 
 
 def load(config: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """Loads a recipe and applies `--config.key=value` overrides; the result is locked against new keys.
+    """Loads a recipe and applies `--config.key=value` overrides; the result is checked, and locked against new keys.
 
-    config: what `find` takes. Raises `RecipeError` for an override that names no key or has the wrong type.
+    config: what `find` takes. Raises `RecipeError` for an override of no field, `schema.ConfigError` for wrong values.
     """
     path, _, arg = find(config).partition(":")
     spec = importlib.util.spec_from_file_location(f"recipe_{pathlib.Path(path).stem}", path)
@@ -52,12 +48,10 @@ def load(config: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDic
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     recipe = module.get_config(*([arg] if arg else []))
-    given = {flag.partition("=")[0].removeprefix("--config.") for flag in overrides}
-    with recipe.unlocked():
-        for field in given & _ANY_TAKES.keys() - set(recipe):
-            recipe[field] = config_dict.placeholder(_ANY_TAKES[field])
+    override(recipe, overrides)
+    schema.check(recipe)
     recipe.lock()
-    return override(recipe, overrides)
+    return recipe
 
 
 def dualized(
@@ -111,29 +105,42 @@ def mup(name: str, *, lr: float, base_width: int) -> ml_collections.ConfigDict:
 
 
 def override(recipe: ml_collections.ConfigDict, overrides: Sequence[str]) -> ml_collections.ConfigDict:
-    """Applies `--config.key=value` flags to a recipe, in place, with ml_collections' own parsing."""
-    values = flags.FlagValues()
-    arguments = ["bvd", *overrides]
-    try:
-        config_flags.DEFINE_config_dict("config", recipe, flag_values=values, sys_argv=arguments)
-        values(arguments)
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise RecipeError(f"{' '.join(overrides)}: {_explain(recipe, overrides, error)}") from error
+    """Applies `--config.key=value` flags to a recipe, in place; '--config.key' alone sets True.
+
+    Every field of `schema` can be set, whether the recipe names it or not, and those that may be None can be unset.
+    """
+    for flag in overrides:
+        name, given, text = flag.removeprefix("--config.").partition("=")
+        _set(recipe, name, text if given else "True")
     return recipe
 
 
-def _explain(recipe: ml_collections.ConfigDict, overrides: Sequence[str], error: Exception) -> str:
-    known = [f"--config.{key}" for key in _keys(recipe)]
-    unknown = [flag for flag in (o.partition("=")[0] for o in overrides) if flag not in known]
-    if not unknown:
-        return str(error).strip("\"'").splitlines()[0]
-    near = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return f"{unknown[0]} is not in the config. {hint}Top-level keys: {', '.join(sorted(recipe))}."
+def _set(recipe: Any, name: str, text: str) -> None:
+    *groups, last = name.split(".")
+    there, path = recipe, ""
+    for group in groups:
+        path = f"{path}.{group}" if path else group
+        there = _entered(there, group, path, recipe)
+    field = None if schema.is_foreign(name, recipe) else schema.field_of(name)
+    parent = schema.field_of(".".join(groups)) if groups else None
+    if last not in there and (field is None or field.name.endswith("*")) and not (parent and parent.open):
+        raise RecipeError(f"--{schema.unknown(name, recipe)}.")
+    now = there.get(last)
+    value = schema.read(text, field, now)
+    if field is None and now is not None and type(value) is not type(now):
+        raise RecipeError(f"--config.{name}={text}: possible: {type(now).__name__}, as {now!r} in the recipe.")
+    with there.unlocked(), there.ignore_type():
+        there[last] = value
 
 
-def _keys(recipe: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in recipe.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, ml_collections.ConfigDict):
-            yield from _keys(value, f"{prefix}{key}.")
+def _entered(there: Any, group: str, path: str, recipe: Any) -> Any:
+    """The dict `there[group]`, made where the schema has it and the recipe does not."""
+    field = schema.field_of(path)
+    if there.get(group) is None:
+        if field is None or dict not in field.kinds or field.name.endswith("*"):
+            raise RecipeError(f"--{schema.unknown(path, recipe)}.")
+        with there.unlocked(), there.ignore_type():
+            there[group] = ml_collections.ConfigDict()
+    if not isinstance(there[group], ml_collections.ConfigDict):
+        raise RecipeError(f"--config.{path} is {there[group]!r} in the recipe; give --config.{path}=VALUE as a whole.")
+    return there[group]

@@ -12,7 +12,7 @@ from big_vision_dual import models
 from big_vision_dual.core import tables
 from big_vision_dual.core.tables import TargetNormTable
 from big_vision_dual.models import norm_trees
-from big_vision_dual.train import data, optim, sharding, step
+from big_vision_dual.train import data, optim, schema, sharding, step
 from big_vision_dual.train.optim import Schedule
 
 _DUALIZE = "big_vision_dual.scale_by_dualize"
@@ -45,8 +45,9 @@ def prepare(config: Any, source: data.Source | None = None, devices: Any = None)
     """Reads the data's size, builds everything else as shapes; no parameter is allocated.
 
     source: training data in place of `config.input.data`. devices: default all.
-    Raises what the parts raise: DataError, TableError, ShardingError, ValueError.
+    Raises what the parts raise: ConfigError, DataError, TableError, ShardingError, ValueError.
     """
+    schema.check(config, whole=True)
     mesh = sharding.make_mesh(config.get("mesh") or sharding.DEFAULT_MESH, devices)
     source = source or data.make(
         config.input, seed=config.get("seed", 0), process_index=jax.process_index(),

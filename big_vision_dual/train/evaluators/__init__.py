@@ -9,6 +9,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.train import optim
 from big_vision_dual.train.evaluators.batches import Source, SourceFactory
 from big_vision_dual.train.optim import arguments, durations
@@ -90,7 +91,7 @@ def _module(kind: str, what: str) -> Any:
     if "." in kind:
         return importlib.import_module(kind)
     if kind not in EVALUATORS:
-        near = arguments.did_you_mean(kind, EVALUATORS)
+        near = did_you_mean(kind, EVALUATORS)
         raise ValueError(
             f"{what}.type={kind!r}{near}; possible: {', '.join(EVALUATORS)}, "
             "or the dotted name of a module with an Evaluator."

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from big_vision_dual.core.errors import did_you_mean
 
 
 def check(function: Callable[..., Any], given: Mapping[str, Any], what: str, also: Iterable[str] = ()) -> None:
@@ -24,9 +25,3 @@ def check(function: Callable[..., Any], given: Mapping[str, Any], what: str, als
     missing = [name for name in required if name not in given]
     if missing:
         raise ValueError(f"{what} lacks {missing}; given: {sorted(given)}. Add {missing[0]!r}.")
-
-
-def did_you_mean(name: str, possible: Iterable[str]) -> str:
-    """' (did you mean ...?)' with the nearest names, or nothing."""
-    nearest = difflib.get_close_matches(name, list(possible), n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(map(repr, nearest))}?)" if nearest else ""

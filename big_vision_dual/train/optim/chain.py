@@ -105,7 +105,10 @@ def _optimizer(config: Any, table: Any) -> optax.GradientTransformation:
     factory = transforms.find(config["optax_name"])
     options = dict(config.get("optax") or {}) | ({} if table is None else {"table": table})
     arguments.check(factory, options, f"config.optax ({config['optax_name']})")
-    return factory(**options)
+    try:
+        return factory(**options)
+    except TypeError as error:
+        raise ValueError(f"config.optax={options}, for {config['optax_name']}: {error}.") from error
 
 
 def _dualized(config: Any, names: PyTree) -> PyTree:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-UNITS = ("steps", "epochs", "examples", "percent")
+from big_vision_dual.train.fields import UNITS
 
 
 def steps(

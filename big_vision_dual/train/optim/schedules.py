@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.train.optim import arguments, durations
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
@@ -110,7 +111,7 @@ def _decay(config: dict[str, Any]) -> Callable[..., jax.Array]:
     """The decay that `config` names, once its keys are checked."""
     decay_type = config.get("decay_type", "stair")
     if decay_type not in _DECAYS:
-        near = arguments.did_you_mean(str(decay_type), _DECAYS)
+        near = did_you_mean(str(decay_type), _DECAYS)
         raise ValueError(f"unknown decay_type {decay_type!r}{near}; possible: {sorted(_DECAYS)}.")
     decay = _DECAYS[decay_type]
     common = ["decay_type", "mult", "scale_with_batchsize", *_DURATIONS]

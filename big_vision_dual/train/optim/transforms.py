@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from big_vision_dual.core import dualize
-from big_vision_dual.train.optim import arguments
+from big_vision_dual.core.errors import did_you_mean
 
 
 def momentum_hp(
@@ -75,7 +75,7 @@ def find(optax_name: str) -> Callable[..., Any]:
         factory = None
     if not callable(factory):
         known = [*_OURS, *(name for name in dir(optax) if name.islower() and callable(getattr(optax, name)))]
-        near = arguments.did_you_mean(optax_name, known)
+        near = did_you_mean(optax_name, known)
         raise ValueError(
             f"unknown optax_name {optax_name!r}{near}; possible: {', '.join(_OURS)}, or an attribute path "
             "on the optax module such as 'scale_by_adam' or 'contrib.scale_by_muon'."
