@@ -11,7 +11,7 @@ import optax
 
 from big_vision_dual.core import tables, trees
 from big_vision_dual.models import mup, norm_trees
-from big_vision_dual.train.optim import arguments, constraints, schedules, transforms
+from big_vision_dual.train.optim import constraints, schedules, transforms
 
 PyTree = Any
 KERNELS_ONLY = ((".*/kernel", 1.0),)
@@ -102,13 +102,8 @@ def _clip(max_norm: Any, trained: PyTree) -> list[optax.GradientTransformation]:
 
 
 def _optimizer(config: Any, table: Any) -> optax.GradientTransformation:
-    factory = transforms.find(config["optax_name"])
     options = dict(config.get("optax") or {}) | ({} if table is None else {"table": table})
-    arguments.check(factory, options, f"config.optax ({config['optax_name']})")
-    try:
-        return factory(**options)
-    except TypeError as error:
-        raise ValueError(f"config.optax={options}, for {config['optax_name']}: {error}.") from error
+    return transforms.make(config["optax_name"], options)
 
 
 def _dualized(config: Any, names: PyTree) -> PyTree:

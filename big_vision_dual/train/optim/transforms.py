@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import optax
 
 from big_vision_dual.core import dualize
 from big_vision_dual.core.errors import did_you_mean
+from big_vision_dual.train.optim import arguments
 
 
 def momentum_hp(
@@ -65,6 +66,42 @@ _OURS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
+def make(optax_name: str, options: Mapping[str, Any]) -> optax.GradientTransformation:
+    """`optax_name(**options)`, whose updates point uphill: the chain negates them.
+
+    Raises `ValueError` for unknown or missing options, and for a transformation of optax that goes downhill already.
+    """
+    factory = find(optax_name)
+    arguments.check(factory, options, f"config.optax ({optax_name})")
+    try:
+        tx = factory(**options)
+    except TypeError as error:
+        raise ValueError(f"config.optax={dict(options)}, for {optax_name}: {error}.") from error
+    if optax_name not in _OURS and _descends(tx):
+        near = did_you_mean(f"scale_by_{optax_name.rpartition('.')[2]}", _uphill())
+        raise ValueError(
+            f"optax_name={optax_name!r} goes downhill by itself, and so uphill in the chain, which multiplies by -lr; "
+            f"possible: a transformation without a learning rate{near}, with config.lr and config.wd beside it."
+        )
+    return tx
+
+
+def _descends(tx: optax.GradientTransformation) -> bool:
+    """Whether a step from 0 with gradient 1 goes down; False for what cannot take that step, or is traced."""
+    params = {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}
+    gradient = jax.tree.map(jnp.ones_like, params)
+    try:
+        updates, _ = tx.update(gradient, tx.init(params), params)
+        return float(optax.tree.sum(updates)) < 0
+    except (TypeError, ValueError):  # jax's own error for traced values is a TypeError
+        return False
+
+
+def _uphill() -> list[str]:
+    """Names of transformations whose updates point uphill: ours and optax's."""
+    return [*_OURS, *(name for name in dir(optax) if name.startswith("scale_by_") and "learning_rate" not in name)]
+
+
 def find(optax_name: str) -> Callable[..., Any]:
     """The factory of a transformation: one of ours, or an attribute path on the `optax` module."""
     if optax_name in _OURS:
@@ -74,10 +111,9 @@ def find(optax_name: str) -> Callable[..., Any]:
     except AttributeError:
         factory = None
     if not callable(factory):
-        known = [*_OURS, *(name for name in dir(optax) if name.islower() and callable(getattr(optax, name)))]
-        near = did_you_mean(optax_name, known)
+        near = did_you_mean(optax_name, _uphill()) or did_you_mean(f"scale_by_{optax_name}", _uphill())
         raise ValueError(
             f"unknown optax_name {optax_name!r}{near}; possible: {', '.join(_OURS)}, or an attribute path "
-            "on the optax module such as 'scale_by_adam' or 'contrib.scale_by_muon'."
+            "on the optax module such as 'scale_by_adam' or 'scale_by_lion'."
         )
     return factory

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+import pytest
 
 from big_vision_dual.train.optim import transforms
 
@@ -43,4 +44,23 @@ def test_moments_are_half_precision_by_default():
 def test_names_are_attribute_paths_of_optax():
     assert transforms.find("scale_by_adam") is optax.scale_by_adam
     assert transforms.find("contrib.scale_by_muon") is optax.contrib.scale_by_muon
+    with pytest.raises(ValueError, match=r"unknown optax_name 'scale_by_adma' \(did you mean 'scale_by_adam'"):
+        transforms.find("scale_by_adma")
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "lion", "contrib.muon", "scale_by_learning_rate"])
+def test_what_goes_downhill_by_itself_is_refused(name):
+    with pytest.raises(ValueError, match=f"optax_name='{name}' goes downhill by itself.*scale_by_"):
+        transforms.make(name, {"learning_rate": 1.0})
+
+
+@pytest.mark.parametrize("name", ["scale_by_adam", "scale_by_lion", "scale_by_rms", "identity", "scale_by_polyak"])
+def test_what_goes_uphill_is_taken(name):
+    """The first two are the examples of the message about an unknown name."""
+    assert transforms.make(name, {})
+
+
+def test_options_of_a_wrong_type_are_named():
+    with pytest.raises(ValueError, match=r"config.optax={'momentum': None}, for big_vision.momentum_hp: "):
+        transforms.make("big_vision.momentum_hp", {"momentum": None})
     assert transforms.find("big_vision.sgd") is optax.identity
