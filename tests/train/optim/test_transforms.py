@@ -44,7 +44,7 @@ def test_moments_are_half_precision_by_default():
 def test_names_are_attribute_paths_of_optax():
     assert transforms.find("scale_by_adam") is optax.scale_by_adam
     assert transforms.find("contrib.scale_by_muon") is optax.contrib.scale_by_muon
-    with pytest.raises(ValueError, match=r"unknown optax_name 'scale_by_adma' \(did you mean 'scale_by_adam'"):
+    with pytest.raises(ValueError, match=r"unknown optax_name 'scale_by_adma' \(did you mean .*'scale_by_adam'"):
         transforms.find("scale_by_adma")
 
 
@@ -61,6 +61,6 @@ def test_what_goes_uphill_is_taken(name):
 
 
 def test_options_of_a_wrong_type_are_named():
-    with pytest.raises(ValueError, match=r"config.optax={'momentum': None}, for big_vision.momentum_hp: "):
-        transforms.make("big_vision.momentum_hp", {"momentum": None})
+    with pytest.raises(ValueError, match=r"config.optax={.*'momentum': None}, for .*scale_by_dualize: unsupported"):
+        transforms.make(transforms.DUALIZE, {"table": "mamba_bytes", "momentum": None})
     assert transforms.find("big_vision.sgd") is optax.identity
