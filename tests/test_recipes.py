@@ -7,7 +7,6 @@ import inspect
 import pathlib
 from typing import Any
 
-import ml_collections
 import pytest
 
 from big_vision_dual import models
@@ -91,17 +90,17 @@ def test_an_unknown_name_gives_the_nearest(flag, meant):
 
 
 def test_unknown_fields_of_a_config_file_are_refused_but_not_those_of_ones_own_parts():
-    config: Any = ml_collections.ConfigDict(recipes.load("mnist5k_vit").to_dict())
-    config.model_name, config.model = "my.resnet", {"stages": 3, "width": -1}
-    config.evals.val = {"type": "my.evaluator", "metric": "f1", "log_steps": 5}
+    config = recipes.load("mnist5k_vit").to_dict() | {"model_name": "my.resnet", "model": {"stages": 3, "width": -1}}
+    config["evals"] = {"val": {"type": "my.evaluator", "metric": "f1", "log_steps": 5}}
     schema.check(config, whole=True)
-    config.evals.val.log_stepz = 5
-    config.grad_clip_per_example = 1.0
-    config.evals.val.log_epochs = "often"
+    config["evals"]["val"].update(log_stepz=5, log_epochs="often")
+    config |= {"grad_clip_per_example": 1.0, "norms": {"masses": {"Bias": 2, ".*/kernel": 0.5, ".*/head.*": -1}}}
     with pytest.raises(schema.ConfigError) as caught:
         schema.check(config)
     assert "config.grad_clip_per_example is not a field (did you mean 'config.grad_clip_norm'" in str(caught.value)
     assert "config.evals.val.log_epochs='often'" in str(caught.value)
+    assert "3 wrong fields" in str(caught.value), "a regex is one key"
+    assert "config.norms.masses..*/head.*=-1" in str(caught.value)
 
 
 def test_a_config_without_what_is_needed_is_told_so():
@@ -126,7 +125,7 @@ def test_options_of_models_optimizer_constraint_and_evaluators_are_all_in_the_sc
     options |= {f"model.scaling.{f.name}" for f in dataclasses.fields(arch.Scaling)}
     of_functions = {
         "optax": (dualize.scale_by_dualize, {"mesh", "target_norms"}),
-        "weight_constraint": (dualize.constrain, {"table", "rate"}),
+        "weight_constraint": (dualize.constrain, {"table", "rate", "mesh"}),
     }
     for kind in evaluators.EVALUATORS:
         evaluator = evaluators._module(kind, "").Evaluator

@@ -28,6 +28,7 @@ class Interval:
         low, high = (float(end) for end in self.text[1:-1].split(","))
         if not isinstance(value, numbers.Real) or not math.isfinite(value):
             return False
+        value = float(value)
         return (low <= value if self.text[0] == "[" else low < value) and (
             value <= high if self.text[-1] == "]" else value < high
         )
@@ -148,6 +149,7 @@ def _duration(prefix: str, meaning: str, default: str = "0") -> tuple[Field, ...
 _POSITIVE, _NOT_NEGATIVE, _SHARE = Interval("(0, inf)"), Interval("[0, inf)"), Interval("[0, 1)")
 _COUNT, _FROM_0 = Interval("[1, inf)"), Interval("[0, inf)")
 _LOSSES = OneOf(("softmax_xent", "sigmoid_xent"))
+_CONSTRAINTS = OneOf(("none", "decay", "radius", "hyperball", "project", "frank_wolfe"))
 _DTYPES = OneOf(("float32", "bfloat16", "float16"))
 
 _RUN = (
@@ -292,13 +294,17 @@ _OPTIMIZER = (
     Field("optax.b1", float, 0.9, "of Adam", _SHARE),
     Field("optax.b2", float, 0.999, "of Adam", _SHARE),
     Field("optax.eps", float, 1e-8, "of Adam", _NOT_NEGATIVE),
-    Field("weight_constraint", str | dict, None, "what bounds the weights after each step",
-          OneOf(("none", "decay", "project", "frank_wolfe"))),
-    Field("weight_constraint.kind", str, NEEDED, "the same, beside its options",
-          OneOf(("none", "decay", "project", "frank_wolfe"))),
-    Field("weight_constraint.radius", float, 1.0, "of frank_wolfe: of the ball", _POSITIVE),
+    Field("weight_constraint", str | dict, None, "what bounds the weights after each step", _CONSTRAINTS),
+    Field("weight_constraint.kind", str, NEEDED, "the same, beside its options", _CONSTRAINTS),
+    Field("weight_constraint.radius", float | tuple, 1.0, "of radius: of the ball, or [(regex, radius or None)]",
+          Pairs()),
+    Field("weight_constraint.cautious", bool, False, "of decay, radius: only where the step shrinks an entry too"),
+    Field("weight_constraint.size", float | tuple, None, "of hyperball: the norm held, or rules; that at init without",
+          Pairs()),
+    Field("weight_constraint.norm", str, "frobenius", "of hyperball: which norm", OneOf(("frobenius", "own"))),
     Field("weight_constraint.polar", str, "newton_schulz_6", "of project: how matrices are orthogonalized"),
     Field("weight_constraint.dtype", str, "float32", "of project: of its matrix products", _DTYPES),
+    Field("weight_constraint.shard_axis", str, None, "of project, hyperball: mesh axis that shares the work"),
     Field("ema", dict, None, "an average of the parameters beside them"),
     Field("ema.decay", float, 0.9999, "of the average, a step", _SHARE),
 )  # fmt: skip
@@ -308,8 +314,8 @@ _NORMS = (
     Field("norms.conventions", str, "well_normed", "sensitivities of constants and means",
           OneOf(("well_normed", "seed", "flat"))),
     Field("norms.blocks_mass", float, None, "mass of all blocks together; the model's own without it", _POSITIVE),
-    Field("norms.masses", dict, {}, "{kind of atom: mass}, 1 where not named"),
-    Field("norms.masses.*", float, 1.0, "the mass of a kind of atom", _POSITIVE),
+    Field("norms.masses", dict, {}, "{kind of atom, or regex of whole paths: mass}, 1 where not named"),
+    Field("norms.masses.*", float, 1.0, "the mass of those atoms", _POSITIVE),
     Field("mup", dict, None, "muP's initial values and multipliers for Adam"),
     Field("mup.base_width", int, NEEDED, "the width at which muP is the standard parametrization", _COUNT),
     Field("mup.rules", str, "strict", "the rule set", OneOf(("strict", "reference"))),

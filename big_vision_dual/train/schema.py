@@ -10,6 +10,7 @@ from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.train.fields import FIELDS, SECTIONS, UNITS, Field
 
 _SCHEDULING = ("type", "pred", "prefix", "skip_first", *(f"log_{unit}" for unit in UNITS))  # of any evaluator
+_DOT = "\N{MIDDLE DOT}"  # stands for a dot inside a key, such as a regex
 
 
 class ConfigError(ValueError):
@@ -89,14 +90,14 @@ def unknown(name: str, config: Any) -> str:
     possible = sorted({*below(prefix), *map(str, there)} - {last})
     near = did_you_mean(f"config.{name}", [start + other for other in possible])
     listed = ", ".join(other for other in possible if not other.endswith(UNITS[1:]))
-    return f"config.{name} is not a field{near or f'; possible: {start}{{{listed}}}'}"
+    return f"config.{name.replace(_DOT, '.')} is not a field{near or f'; possible: {start}{{{listed}}}'}"
 
 
 def _wrong(config: Any, prefix: str, root: Any) -> Iterator[str]:
     """A line for each wrong field of a dict, whose fields are named prefix + key."""
     group = field_of(prefix.removesuffix(".")) if prefix else None
     for key, value in config.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{str(key).replace('.', _DOT)}"
         if is_foreign(name, root):
             continue
         field = _meant(name, value)
@@ -106,14 +107,15 @@ def _wrong(config: Any, prefix: str, root: Any) -> Iterator[str]:
         elif field.allows(value):
             yield from _inside(name, value, field, root)
         else:
-            yield f"config.{name}={value!r}; possible: {field.says()} ({field.meaning})"
+            yield f"config.{name.replace(_DOT, '.')}={value!r}; possible: {field.says()} ({field.meaning})"
 
 
 def _meant(name: str, value: Any) -> Field | None:
     """The field of a name; where only a '*' stands for it, and others could have been meant, the value must fit too."""
     field = field_of(name)
-    starred = field is not None and field.name.endswith("*") and below(name.rpartition(".")[0])
-    return None if starred and not field.allows(value) else field
+    if field is None or field.allows(value) or not field.name.endswith("*"):
+        return field
+    return None if below(name.rpartition(".")[0]) else field
 
 
 def _inside(name: str, value: Any, field: Field, root: Any) -> Iterator[str]:
