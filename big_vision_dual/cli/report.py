@@ -4,23 +4,53 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import time
 
-from big_vision_dual.lab.report import run_files, run_page, run_picture
+from big_vision_dual.core import files
+
+WATCH_SECONDS = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which runs, and where the page goes."""
-    parser.add_argument("workdir", nargs="+", type=pathlib.Path, help="workdirs of runs, compared in one page")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="workdirs, folders of them, studies' --out folders")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("report.html"), help="default report.html")
+    parser.add_argument("--title", help="the page's title (default: the runs' names)")
     parser.add_argument("--picture", type=pathlib.Path, help="also draw loss and accuracy into this PNG or SVG file")
+    parser.add_argument(
+        "--watch", nargs="?", type=_seconds, const=WATCH_SECONDS, metavar="SECONDS",
+        help=f"write the page again every SECONDS (default {WATCH_SECONDS}) while a run goes on; an open page follows",
+    )  # fmt: skip
+
+
+def _seconds(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; give 1 or more.")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the page, and the picture where one is wanted."""
-    runs = [run_files.read(workdir) for workdir in args.workdir]
-    run_page.write(runs, args.out)
-    print(f"wrote {args.out}: open it in a browser")
+    """Writes the page, and what else is asked for."""
+    from big_vision_dual.lab.report import page, run_picture, runs
+
+    found = runs.find(args.paths)
+    running = _write(page, found, args)
     if args.picture:
-        run_picture.draw({run.label: run.rows for run in runs}, args.picture)
+        run_picture.draw({run.label: run.rows for run in found.runs}, args.picture)
         print(f"wrote {args.picture}")
+    while args.watch and running:
+        time.sleep(args.watch)
+        running = _write(page, runs.find(args.paths), args, again=True)
     return 0
+
+
+def _write(page, found, args: argparse.Namespace, again: bool = False) -> bool:
+    """Writes the page; returns whether a run is still running."""
+    running = any(run.status == "running" for run in found.runs)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    files.write(args.out, page.render(page.of(found, args.title), refresh=args.watch if running else None))
+    if not again:
+        print(f"wrote {args.out}: open it in a browser")
+    elif not running:
+        print("no run is running any more; the page is complete")
+    return running

@@ -1,13 +1,89 @@
-"""Where the files that ship with the package are."""
+"""Files: where those that ship with the package are, and how all others are written and read.
+
+A file is written whole or not at all. What cannot be read is a `FileError` that names the file.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import pathlib
+import stat
+from typing import Any
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
+
+
+class FileError(ValueError):
+    """A file whose content is not what it should be."""
 
 
 def shipped(name: str) -> pathlib.Path:
     """Folder `configs`, `norm_cache` or `tracks`: beside the package in a clone, inside it in a wheel."""
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def path_of(path: str | os.PathLike[str]) -> Any:
+    """A pathlib.Path, or for a bucket (gs://...) an etils.epath.Path, which is imported only then."""
+    name = os.fspath(path)
+    if "://" not in name:
+        return pathlib.Path(name)
+    from etils import epath
+
+    return epath.Path(name)
+
+
+def write(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Replaces a file by `content` in one atomic step: a crash or a full disk leaves the old one as it was.
+
+    Local files are written beside their place, forced to disk and renamed; an object in a bucket appears when it is
+    complete. Text is UTF-8. What is no regular file, such as /dev/stdout, is written to as it is.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    target = path_of(path)
+    if not isinstance(target, pathlib.Path) or _special(target):
+        target.write_bytes(data)
+        return
+    target = target.resolve()  # through a link, to what it names
+    beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """`write`, of JSON; objects that JSON does not know become their text."""
+    write(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def read(path: str | os.PathLike[str]) -> str:
+    """A text file. Raises FileError where it is not UTF-8, and what the operating system says."""
+    try:
+        return path_of(path).read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise FileError(f"{os.fspath(path)} is damaged, or no text: byte {error.start} is not UTF-8.") from error
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """A JSON file. Raises FileError where it is none, and what the operating system says."""
+    text = read(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{os.fspath(path)} is damaged, or no JSON: {error or type(error).__name__}.") from error
+
+
+def _special(path: pathlib.Path) -> bool:
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False

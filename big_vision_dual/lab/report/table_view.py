@@ -30,17 +30,18 @@ class Grid:
 
 def arrange(table: TargetNormTable) -> Grid:
     """Layers (blocks, and every other module) by atoms; scan-stacked leaves are unfolded into their layers."""
-    cells: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float]] = {}
     for row in table.rows:
-        for layer, column, value in _cells(row):
-            cells.setdefault(layer, {})[column] = value
-    columns = tuple(dict.fromkeys(column for layer in cells.values() for column in layer))
+        for layer, column, value in cells(row):
+            found.setdefault(layer, {})[column] = value
+    columns = tuple(dict.fromkeys(column for layer in found.values() for column in layer))
     return Grid(
-        tuple(cells), columns, tuple(tuple(layer.get(column) for column in columns) for layer in cells.values())
+        tuple(found), columns, tuple(tuple(layer.get(column) for column in columns) for layer in found.values())
     )
 
 
-def _cells(row: Row) -> list[tuple[str, str, float]]:
+def cells(row: Row) -> list[tuple[str, str, float]]:
+    """(layer, column of the grid, target norm) of a row: one for each layer that it stacks."""
     path = row.key
     if isinstance(row.target_norm, tuple):
         layer, _, atom = path.removeprefix("Transformer/").partition("/")
