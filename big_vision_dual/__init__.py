@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from big_vision_dual import _moved
 
 if TYPE_CHECKING:
+    from big_vision_dual.core import rules as rules
     from big_vision_dual.core.dualize import project as project
     from big_vision_dual.core.dualize import scale_by_dualize as scale_by_dualize
     from big_vision_dual.core.tables import TargetNormTable as TargetNormTable
@@ -29,13 +30,16 @@ _PUBLIC = {
     "load_table": ("core.tables", "load"),
     "save_table": ("core.tables", "save"),
     "flat_table": ("core.tables", "flat"),
+    "rules": ("core", "rules"),
     "TargetNormTable": ("core.tables", "TargetNormTable"),
 }
-__all__ = ["TargetNormTable", "flat_table", "load_table", "project", "save_table", "scale_by_dualize"]
+__all__ = ["TargetNormTable", "flat_table", "load_table", "project", "rules", "save_table", "scale_by_dualize"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; possible: {', '.join(__all__)}.")
     module, attribute = _PUBLIC[name]
+    if module == "core":
+        return importlib.import_module(f"{__name__}.core.{attribute}")
     return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)

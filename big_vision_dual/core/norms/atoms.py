@@ -17,7 +17,8 @@ class Conventions:
     """Two choices of sensitivities under which a table is built.
 
     well_normed: a constant ignores its input (s = 0), the mean over tokens has s = 1 (the token norm is a
-    maximum). seed: the first dualized ViT's, where a bias counted s = 1 and the mean over n tokens s = 1/n.
+    maximum). first_attempt: the first public dualized ViT's, where a bias counted s = 1 and the mean over n tokens
+    s = 1/n.
     """
 
     name: str
@@ -28,7 +29,16 @@ class Conventions:
         return Bond.of(f"mean over {tokens} tokens", 1 / tokens if self.mean_shrinks else 1.0)
 
 
-CONVENTIONS = {c.name: c for c in (Conventions("well_normed", 0.0, False), Conventions("seed", 1.0, True))}
+CONVENTIONS = {c.name: c for c in (Conventions("well_normed", 0.0, False), Conventions("first_attempt", 1.0, True))}
+_FORMER_NAMES = {"seed": "first_attempt"}
+
+
+def named_conventions(name: str) -> Conventions:
+    """Looks conventions up; 'seed' is the former name of 'first_attempt'. Raises `NormError` for another."""
+    known = _FORMER_NAMES.get(name, name)
+    if known not in CONVENTIONS:
+        raise NormError(f"norms.conventions is {name!r}; possible: {', '.join(CONVENTIONS)}.")
+    return CONVENTIONS[known]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +60,7 @@ class Atoms:
         Raises `NormError` for unknown conventions, an unknown atom kind, what is no regex, or a mass that is not
         positive.
         """
-        if conventions not in CONVENTIONS:
-            raise NormError(f"norms.conventions is {conventions!r}; possible: {', '.join(CONVENTIONS)}.")
-        masses = dict(masses or {})
+        chosen, masses = named_conventions(conventions), dict(masses or {})
         roles = {name: mass for name, mass in masses.items() if "/" in name}
         unknown = sorted(set(masses) - set(KINDS) - set(roles))
         if unknown:
@@ -62,7 +70,7 @@ class Atoms:
             )
         for pattern in roles:
             _compiled(pattern)
-        return cls(CONVENTIONS[conventions], {kind: masses.get(kind, 1.0) for kind in KINDS}, roles)
+        return cls(chosen, {kind: masses.get(kind, 1.0) for kind in KINDS}, roles)
 
     def unused(self, tree: Module) -> list[str]:
         """The regexes of `roles` that are found in no path of a tree."""
@@ -80,7 +88,7 @@ class Atoms:
         return self._atom("Linear", path, fan_in + fan_out, len(fan_in), 1.0, part)
 
     def max_linear(self, path: str, fan_in: tuple[int, ...], fan_out: tuple[int, ...], part=None) -> Atom:
-        """x W whose outputs are measured by the largest of them, not by their RMS: each is a knob of its own."""
+        """x W whose outputs are measured by the largest of them, not by their RMS: each counts on its own."""
         return self._atom("MaxLinear", path, fan_in + fan_out, len(fan_in), 1.0, part)
 
     def embed(self, path: str, rows: int, dim: int) -> Atom:
@@ -116,8 +124,12 @@ class Atoms:
         """Normalization, gain and bias; the normalization itself has sensitivity 1 (docs/norms.md)."""
         return self.scale(f"{path}/scale", (dim,)) + self.bias(f"{path}/bias", (dim,))
 
+    def mass(self, kind: str, path: str) -> float:
+        """Of an atom, before any taring."""
+        return self.masses[kind] * math.prod(x for pattern, x in self.roles.items() if re.search(pattern, path))
+
     def _atom(self, kind: str, path: str, shape: tuple[int, ...], n_in: int, sensitivity: float, part=None) -> Atom:
-        mass = self.masses[kind] * math.prod(x for pattern, x in self.roles.items() if re.search(pattern, path))
+        mass = self.mass(kind, path)
         if not (math.isfinite(mass) and mass > 0):
             raise NormError(
                 f"{kind} {path} has mass {mass:g}: it would never be updated. Give norms.masses.{kind} a positive "

@@ -7,8 +7,8 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from big_vision_dual.core import tables
-from big_vision_dual.core.norms.atoms import Atoms
+from big_vision_dual.core import rules, tables
+from big_vision_dual.core.norms.atoms import Atoms, named_conventions
 from big_vision_dual.core.norms.module import Module, NormError
 from big_vision_dual.core.tables.schema import TargetNormTable
 
@@ -18,13 +18,15 @@ _NOT_MODELS = {"ssm", "transformer"}
 def for_config(config: Mapping[str, Any]) -> Module:
     """The norm tree of a config: of its model_name, model, num_classes, input_shape and norms.
 
-    norms may hold conventions ('well_normed' | 'seed'), blocks_mass (a number; None for the model's
-    default) and masses ({atom kind or regex on paths: mass}, see `Atoms.of`). Raises `NormError`.
+    norms may hold conventions ('well_normed' | 'first_attempt'), blocks_mass (a number; None for the model's
+    default) and masses ({atom kind or regex on paths: mass}, see `Atoms.of`); `rules.STEPS` are for `table_for`.
+    Raises `NormError`.
     """
     norms = dict(config.get("norms") or {})
-    unknown = sorted(set(norms) - {"conventions", "blocks_mass", "masses"})
+    possible = ("conventions", "blocks_mass", "masses", *rules.STEPS)
+    unknown = sorted(set(norms) - set(possible))
     if unknown:
-        raise NormError(f"config.norms has unknown keys {unknown}; possible: conventions, blocks_mass, masses.")
+        raise NormError(f"config.norms has unknown keys {unknown}; possible: {', '.join(possible)}.")
     atoms = Atoms.of(norms.get("conventions", "well_normed"), norms.get("masses"))
     missing = [key for key in ("model_name", "input_shape", "num_classes") if config.get(key) is None]
     if missing:
@@ -41,16 +43,21 @@ def for_config(config: Mapping[str, Any]) -> Module:
 
 
 def table_for(config: Any) -> TargetNormTable:
-    """The table of a config's model, as `for_config` describes its tree; config: a ConfigDict or a dict."""
+    """The table of a config's model, as `for_config` describes its tree, after the steps that config.norms asks for.
+
+    config: a ConfigDict or a dict.
+    """
     plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)  # ConfigDict, without importing it
-    given = plain.get("norms") or {}
-    return tables.build(
+    given = {"conventions": "well_normed", **(plain.get("norms") or {})}
+    given["conventions"] = named_conventions(given["conventions"]).name
+    built = tables.build(
         for_config(plain),
         model_name=plain["model_name"],
         model={**(plain.get("model") or {}), "num_classes": plain["num_classes"]},
         input_shape=tuple(plain["input_shape"]),
-        norms={"conventions": "well_normed", **given},
+        norms=given,
     )
+    return rules.after_dry_run(built)
 
 
 def _tree(model_name: str):
