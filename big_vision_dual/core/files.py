@@ -13,6 +13,8 @@ import stat
 from typing import Any
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
+FORMER_NAMES = {"vit_s16_i1k_seed": "vit_s16_i1k_first_attempt"}
+"""Names of shipped files before 0.2 -> their names."""
 
 
 class FileError(ValueError):

@@ -16,7 +16,9 @@ class Scaling:
 
     gelu: 'plain' | 'unit' (divided by 1.1289, so that its slope is at most 1).
     attention_logits: 'rsqrt' (q.k / sqrt(d_head)) | 'inverse' (q.k / d_head).
-    attention_out: factor on the attention-weighted values, before the `out` projection; 1 or 1/3.
+    attention_out: factor on the attention-weighted values; 1 or 1/3.
+    attention_out_at: where it acts, on the 'values' before the `out` projection, or on its 'output', bias included (the
+      first public dualized ViT's place).
     residual: 'sum' (x + f(x)) | 'convex' ((1 - 1/2L) x + f(x)/2L, with 2L residual branches).
     init: 'standard' (Big Vision's) | 'dual' (unit modular norm: scaled orthogonal matrices).
     """
@@ -26,6 +28,7 @@ class Scaling:
     attention_out: float = 1.0
     residual: str = "sum"
     init: str = "standard"
+    attention_out_at: str = "values"
 
     def __post_init__(self) -> None:
         for field, options in _SCALING_OPTIONS.items():
@@ -35,12 +38,18 @@ class Scaling:
         if not 0 < self.attention_out <= 1:
             raise ValueError(f"scaling.attention_out is {self.attention_out!r}; possible: a factor in (0, 1].")
 
+    @property
+    def attention_out_factors(self) -> tuple[float, float]:
+        """On the attention-weighted values, and on the output of `out`."""
+        return (self.attention_out, 1.0) if self.attention_out_at == "values" else (1.0, self.attention_out)
+
 
 _SCALING_OPTIONS = {
     "gelu": ("plain", "unit"),
     "attention_logits": ("rsqrt", "inverse"),
     "residual": ("sum", "convex"),
     "init": ("standard", "dual"),
+    "attention_out_at": ("values", "output"),
 }
 STANDARD = Scaling()
 DUAL = Scaling("unit", "inverse", 1 / 3, "convex", "dual")

@@ -64,8 +64,9 @@ class MultiHeadDotProductAttention(nn.Module):
         key_BxSxHxK = split(name="key")(inputs_BxSxD)
         value_BxSxHxK = split(name="value")(inputs_BxSxD)
         weights_BxHxTxS = self.weights(query_BxTxHxK, key_BxSxHxK).astype(value_BxSxHxK.dtype)
-        mixed_BxTxHxK = jnp.einsum("BHTS,BSHK->BTHK", weights_BxHxTxS, value_BxSxHxK) * spec.scaling.attention_out
-        return dense(features=width, axis=(-2, -1), name="out")(mixed_BxTxHxK)
+        at_values, at_output = spec.scaling.attention_out_factors
+        mixed_BxTxHxK = jnp.einsum("BHTS,BSHK->BTHK", weights_BxHxTxS, value_BxSxHxK) * at_values
+        return dense(features=width, axis=(-2, -1), name="out")(mixed_BxTxHxK) * at_output
 
     def weights(self, query_BxTxHxK: jax.Array, key_BxSxHxK: jax.Array) -> jax.Array:
         """Softmax over S of the scaled, masked logits, in float32."""

@@ -12,6 +12,8 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from big_vision_dual.core import rules
+
 UNITS = ("steps", "epochs", "examples", "percent")
 """Of durations: Big Vision's `{name}_{steps,epochs,examples,percent}`, at most one of which is set."""
 NEEDED: Any = ...
@@ -212,6 +214,8 @@ _MODEL = (
     Field("model.scaling.attention_logits", str, "rsqrt", "q.k / sqrt(d_head), or / d_head",
           OneOf(("rsqrt", "inverse"))),
     Field("model.scaling.attention_out", float, 1.0, "factor on attention's values", Interval("(0, 1]")),
+    Field("model.scaling.attention_out_at", str, "values", "where that factor acts: values, or the output of `out`",
+          OneOf(("values", "output"))),
     Field("model.scaling.residual", str, "sum", "x + f(x), or (1 - 1/2L) x + f(x)/2L", OneOf(("sum", "convex"))),
     Field("model.scaling.init", str, "standard", "Big Vision's initial values, or scaled orthogonal matrices",
           OneOf(("standard", "dual"))),
@@ -312,7 +316,13 @@ _OPTIMIZER = (
 _NORMS = (
     Field("norms", dict, {}, "how the norm tree becomes a table"),
     Field("norms.conventions", str, "well_normed", "sensitivities of constants and means",
-          OneOf(("well_normed", "seed", "flat"))),
+          OneOf(("well_normed", "first_attempt", "flat", "seed"))),
+    Field("norms.shared_layer_norms", bool, None,
+          "whether a block's two LayerNorms count as one object; true under first_attempt, else false"),
+    Field("norms.biases_per_head", bool, None,
+          "whether biases of query, key and value move at full size in each head; likewise"),
+    Field("norms.rule", str, None, "other people's target norms in place of the dry run's (docs/size.md)",
+          OneOf(tuple(rules.RULES))),
     Field("norms.blocks_mass", float, None, "mass of all blocks together; the model's own without it", _POSITIVE),
     Field("norms.masses", dict, {}, "{kind of atom, or regex of whole paths: mass}, 1 where not named"),
     Field("norms.masses.*", float, 1.0, "the mass of those atoms", _POSITIVE),

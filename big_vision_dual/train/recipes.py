@@ -22,6 +22,7 @@ def find(config: str) -> str:
     """'configs/x.py', 'x.py' or 'x', each with an optional ':arg' -> the path of the file with that arg."""
     name, colon, arg = config.partition(":")
     stem = pathlib.Path(name).name.removesuffix(".py")
+    stem = files.FORMER_NAMES.get(stem, stem)
     for candidate in (pathlib.Path(name), files.shipped("configs") / f"{stem}.py"):
         if candidate.is_file():
             return f"{candidate}{colon}{arg}"

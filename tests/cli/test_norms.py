@@ -38,9 +38,10 @@ def test_show_unfolds_stacked_layers(tmp_path, capsys):
     assert "12x384x6x64" in capsys.readouterr().out
 
 
-def test_diff_sorts_by_ratio_and_tells_sameness_by_status(capsys):
+def test_diff_sorts_by_ratio_and_tells_sameness_by_status(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     assert main(["norms", "diff", "vit_s16_i1k", "vit_s16_i1k"]) == 0
-    assert main(["norms", "diff", "vit_s16_i1k", "vit_s16_i1k_seed", "--most", "3"]) == 1
+    assert main(["norms", "diff", "vit_s16_i1k", "vit_s16_i1k_first_attempt", "--most", "3"]) == 1
     shown = capsys.readouterr().out
     assert "196 of 198 shared leaves differ" in shown
     assert "98" in shown.split("encoder_norm/scale")[1].splitlines()[0]
@@ -48,7 +49,7 @@ def test_diff_sorts_by_ratio_and_tells_sameness_by_status(capsys):
 
 def test_no_number_is_cut_in_a_narrow_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    main(["norms", "show", "vit_s16_i1k_seed"])
+    main(["norms", "show", "vit_s16_i1k_seed"])  # the former name
     shown = capsys.readouterr().out
     assert "…" not in shown
     assert "0.003511" in shown

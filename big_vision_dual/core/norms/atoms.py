@@ -14,22 +14,25 @@ KINDS = ("Linear", "MaxLinear", "Embed", "Bias", "Scale", "Rate", "DepthwiseConv
 
 @dataclasses.dataclass(frozen=True)
 class Conventions:
-    """Two choices of sensitivities under which a table is built.
+    """Choices of sensitivities under which a table is built.
 
     well_normed: a constant ignores its input (s = 0), the mean over tokens has s = 1 (the token norm is a
     maximum). first_attempt: the first public dualized ViT's, where a bias counted s = 1 and the mean over n tokens
-    s = 1/n.
+    s = 1/n; its norms had attention's factor before `out` wherever its model had it (follows_attention_out).
     """
 
     name: str
     constant: float
     mean_shrinks: bool
+    follows_attention_out: bool = True
 
     def mean_over(self, tokens: int) -> Bond:
         return Bond.of(f"mean over {tokens} tokens", 1 / tokens if self.mean_shrinks else 1.0)
 
 
-CONVENTIONS = {c.name: c for c in (Conventions("well_normed", 0.0, False), Conventions("first_attempt", 1.0, True))}
+CONVENTIONS = {
+    c.name: c for c in (Conventions("well_normed", 0.0, False), Conventions("first_attempt", 1.0, True, False))
+}
 _FORMER_NAMES = {"seed": "first_attempt"}
 
 

@@ -52,7 +52,7 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
     """
     path = pathlib.Path(name)
     if not path.is_file():
-        path = files.shipped("norm_cache") / f"{name}.json"
+        path = files.shipped("norm_cache") / f"{files.FORMER_NAMES.get(str(name), name)}.json"
     if not path.is_file():
         known = sorted(file.stem for file in files.shipped("norm_cache").glob("*.json"))
         raise TableError(

@@ -9,17 +9,32 @@ from big_vision_dual.models.arch import Scaling
 
 
 def attention_core(scaling: Scaling, head_dim: int, query: Module, key: Module, value: Module) -> Module:
-    """factor * apply(values, softmax(Q K^T)): query, key and value count once each."""
+    """apply(values, softmax(Q K^T)): query, key and value count once each."""
     logits = bonds.attention_logits(scaling.attention_logits, head_dim)
-    core = bonds.APPLY_SCORES @ (value + bonds.SOFTMAX @ logits @ (query + key))
-    return core if scaling.attention_out == 1 else scaling.attention_out * core
+    return bonds.APPLY_SCORES @ (value + bonds.SOFTMAX @ logits @ (query + key))
 
 
 def self_attention(atoms: Atoms, scaling: Scaling, path: str, width: int, heads: int) -> Module:
     """Multi-head self-attention with biases, kernels (d, heads, d/heads) and (heads, d/heads, d)."""
     split = (heads, width // heads)
     query, key, value = (atoms.dense(f"{path}/{name}", (width,), split) for name in ("query", "key", "value"))
-    return atoms.dense(f"{path}/out", split, (width,)) @ attention_core(scaling, split[1], query, key, value)
+    return attention_out(atoms, scaling, f"{path}/out", split, width, (query, key, value))
+
+
+def attention_out(
+    atoms: Atoms, scaling: Scaling, path: str, split: tuple[int, int], width: int, inputs: tuple[Module, Module, Module]
+) -> Module:
+    """The `out` projection of attention to (query, key, value), with the factor of `Scaling` in its place."""
+    at_values, at_output = scaling.attention_out_factors
+    if not atoms.conventions.follows_attention_out:
+        at_values, at_output = scaling.attention_out, 1.0
+    out = atoms.dense(path, split, (width,)) @ times(at_values, attention_core(scaling, split[1], *inputs))
+    return times(at_output, out)
+
+
+def times(factor: float, module: Module) -> Module:
+    """factor * module, without a bond for 1."""
+    return module if factor == 1 else factor * module
 
 
 def mlp(atoms: Atoms, scaling: Scaling, path: str, width: int, hidden: int) -> Module:

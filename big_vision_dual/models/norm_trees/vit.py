@@ -62,10 +62,9 @@ def _map_head(size: arch.ViTSize, scaling: arch.Scaling, atoms: Atoms) -> Module
     names = {name: f"{path}/MultiHeadDotProductAttention_0/{name}" for name in ("query", "key", "value", "out")}
     probe = atoms.bias(f"{path}/probe", (1, 1, size.width))
     query, key, value = (atoms.dense(names[name], (size.width,), split) for name in ("query", "key", "value"))
-    core = transformer.attention_core(scaling, split[1], query @ probe, key, value)
     feed_forward = transformer.mlp(atoms, scaling, f"{path}/MlpBlock_0", size.width, size.mlp_dim)
     branch = feed_forward @ atoms.layer_norm(f"{path}/LayerNorm_0", size.width)
-    attend = atoms.dense(names["out"], split, (size.width,)) @ core
+    attend = transformer.attention_out(atoms, scaling, names["out"], split, size.width, (query @ probe, key, value))
     return bonds.SELECT_TOKEN @ transformer.residual(scaling, branch, 2) @ attend
 
 

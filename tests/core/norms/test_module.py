@@ -77,7 +77,7 @@ def test_atom_without_a_positive_mass_names_itself_and_the_way_to_freeze(mass):
 def test_unknown_atom_kind_and_conventions_list_what_is_possible():
     with pytest.raises(norms.NormError, match=r"unknown atom kinds \['Gain'\]; possible: Linear, MaxLinear, Embed"):
         norms.Atoms.of(masses={"Gain": 1})
-    with pytest.raises(norms.NormError, match=r"'sead'; possible: well_normed, seed"):
+    with pytest.raises(norms.NormError, match=r"'sead'; possible: well_normed, first_attempt"):
         norms.Atoms.of("sead")
 
 
