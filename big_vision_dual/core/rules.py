@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from big_vision_dual.core import tables
@@ -249,11 +249,11 @@ def _made(table: TargetNormTable, name: str, of: Callable[[Row], Row]) -> Target
 
 def _with(row: Row, target_norm: float) -> Row:
     """The row with this target norm, of stacked layers for each."""
-    stacked = isinstance(row.target_norm, tuple)
-    return dataclasses.replace(row, target_norm=(target_norm,) * len(row.target_norm) if stacked else target_norm)
+    own = row.target_norm
+    return dataclasses.replace(row, target_norm=(target_norm,) * len(own) if isinstance(own, tuple) else target_norm)
 
 
-def _values(value: float | Sequence[float]) -> Sequence[float]:
+def _values(value: float | tuple[float, ...]) -> tuple[float, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 

@@ -44,7 +44,7 @@ def test_diff_sorts_by_ratio_and_tells_sameness_by_status(capsys, monkeypatch):
     assert main(["norms", "diff", "vit_s16_i1k", "vit_s16_i1k_first_attempt", "--most", "3"]) == 1
     shown = capsys.readouterr().out
     assert "196 of 198 shared leaves differ" in shown
-    assert "98" in shown.split("encoder_norm/scale")[1].splitlines()[0]
+    assert "0.005492" in shown.split("encoderblock_0/LayerNorm_0/")[1].splitlines()[0]
 
 
 def test_no_number_is_cut_in_a_narrow_terminal(capsys, monkeypatch):

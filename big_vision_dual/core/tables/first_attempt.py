@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from typing import Any
 
 from big_vision_dual.core.tables.schema import Row, TargetNormTable
 
@@ -35,13 +36,16 @@ def share_layer_norms(table: TargetNormTable, untared: Callable[[Row], float] = 
 
 
 def _tared_again(row: Row, before: float) -> Row:
-    if not isinstance(row.mass, tuple):
-        ratio = row.mass / before
-        return dataclasses.replace(row, mass=row.mass * ratio, target_norm=row.target_norm * ratio)
-    ratios = [mass / before for mass in row.mass]
-    scaled = {name: tuple(v * r for v, r in zip(getattr(row, name), ratios, strict=True))
-              for name in ("mass", "target_norm")}  # fmt: skip
-    return dataclasses.replace(row, **scaled)
+    ratio = _map(row.mass, lambda mass: mass / before)
+    values: dict[str, Any] = {
+        name: _map(getattr(row, name), lambda x, r: x * r, ratio) for name in ("mass", "target_norm")
+    }
+    return dataclasses.replace(row, **values)
+
+
+def _map(value: Any, function: Callable[..., float], *others: Any) -> Any:
+    """function(value, ...) of numbers, or layer by layer of tuples."""
+    return tuple(map(function, value, *others)) if isinstance(value, tuple) else function(value, *others)
 
 
 def biases_per_head(table: TargetNormTable) -> TargetNormTable:
