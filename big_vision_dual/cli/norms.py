@@ -74,10 +74,9 @@ def _shapes(config: Any) -> Any:
     import jax
 
     from big_vision_dual import models
-    from big_vision_dual.train import step
+    from big_vision_dual.models import init
 
-    model = models.get(config.model_name).Model(config.num_classes, **config.model)
-    return jax.eval_shape(lambda: step.init_params(config, model))
+    return jax.eval_shape(lambda: init.params(config, models.of(config)))
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:

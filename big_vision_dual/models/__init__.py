@@ -30,6 +30,11 @@ def get(name: str) -> types.ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
+def of(config: Any) -> nn.Module:
+    """The model of a config: of its model_name, num_classes and model. config: a mapping."""
+    return get(config["model_name"]).Model(config["num_classes"], **dict(config.get("model") or {}))
+
+
 def build(module_class: type[ModelT], **options: Any) -> ModelT:
     """`module_class(**options)` with `scaling` resolved to `arch.Scaling`.
 

@@ -1,4 +1,4 @@
-"""Initializers by role: Big Vision's ('standard') and those of unit modular norm ('dual').
+"""Fresh parameters, and initializers by role: Big Vision's ('standard') and those of unit modular norm ('dual').
 
 Matrices reach an initializer as (..., fan_in, fan_out): Flax's DenseGeneral flattens its axes to two first, so a
 q/k/v kernel (d, heads, d_head) is drawn as one (d, heads * d_head) matrix and `out` as one (heads * d_head, d).
@@ -8,14 +8,56 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from big_vision_dual.core import trees
+from big_vision_dual.models import mup
+
 Initializer = Callable[..., jax.Array]  # (key, shape, dtype) -> array
+_REDRAW = 1  # folded into the seed of what muP draws anew
+
+
+def params(config: Any, model: nn.Module, seed: Any = None) -> Any:
+    """The model's fresh parameters, with muP's deviations under `config.mup`; under `jax.eval_shape` their shapes.
+
+    config: a mapping; reads seed, input_shape (H, W, C) or (L,) of tokens, mup. seed: in place of the config's.
+    """
+    key = jax.random.key(config.get("seed", 0) if seed is None else seed)
+    dtype = jnp.int32 if of_tokens(config) else jnp.float32
+    drawn = model.init(key, jnp.zeros((1, *config["input_shape"]), dtype))["params"]
+    if not config.get("mup"):
+        return drawn
+    return redraw(drawn, mup.init_stds(mup.for_config(config, drawn)), jax.random.fold_in(key, _REDRAW))
+
+
+def of_tokens(config: Any) -> bool:
+    """Whether an example is a sequence of tokens, of shape (L,), and not an image."""
+    return len(config["input_shape"]) == 1
+
+
+def redraw(params: Mapping[str, Any], stds: Mapping[str, float], key: jax.Array) -> dict[str, Any]:
+    """`params` with each leaf in {path: std} drawn anew from N(0, std^2), independently of the others.
+
+    A leaf's values depend on `key`, its path and its shape alone. Raises `ValueError` for a path that is no leaf.
+    """
+    leaves = trees.flatten(params)
+    unknown = sorted(set(stds) - set(leaves))
+    if unknown:
+        raise ValueError(f"no parameters {unknown[:5]} to redraw; possible: {', '.join(leaves)}.")
+
+    def draw(path: str, leaf: jax.Array) -> jax.Array:
+        if path not in stds:
+            return leaf
+        leaf_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        return stds[path] * jax.random.normal(leaf_key, leaf.shape, leaf.dtype)
+
+    return trees.map_with_path(draw, params)
 
 
 def scaled_orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

@@ -11,7 +11,7 @@ import jax
 from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.train import data, evaluators, losses
 from big_vision_dual.train.setup import Run
-from big_vision_dual.train.state import TrainState
+from big_vision_dual.train.update import TrainState
 
 _EMA = "predict_ema"
 

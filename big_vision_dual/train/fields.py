@@ -326,6 +326,7 @@ _NORMS = (
     Field("norms.blocks_mass", float, None, "mass of all blocks together; the model's own without it", _POSITIVE),
     Field("norms.masses", dict, {}, "{kind of atom, or regex of whole paths: mass}, 1 where not named"),
     Field("norms.masses.*", float, 1.0, "the mass of those atoms", _POSITIVE),
+    Field("target_norm_scale", tuple, (), "[(regex of whole paths, factor)] on target norms, first match", Pairs()),
     Field("mup", dict, None, "muP's initial values and multipliers for Adam"),
     Field("mup.base_width", int, NEEDED, "the width at which muP is the standard parametrization", _COUNT),
     Field("mup.rules", str, "strict", "the rule set", OneOf(("strict", "reference"))),

@@ -34,7 +34,7 @@ from big_vision_dual.train import workdir as workdir_lib
 from big_vision_dual.train.evals import Evals
 from big_vision_dual.train.profiling import Profile
 from big_vision_dual.train.progress import Progress
-from big_vision_dual.train.state import TrainState
+from big_vision_dual.train.update import TrainState
 
 _IN_FLIGHT = 2  # steps that may be queued on the devices: enough to keep them busy, few enough to hold their batches
 

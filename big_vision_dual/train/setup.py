@@ -9,13 +9,10 @@ from typing import Any
 import jax
 
 from big_vision_dual import models
-from big_vision_dual.core import tables
 from big_vision_dual.core.tables import TargetNormTable
-from big_vision_dual.models import norm_trees
+from big_vision_dual.models import init, norm_trees
 from big_vision_dual.train import data, optim, schema, sharding, step
 from big_vision_dual.train.optim import Schedule
-
-_DUALIZE = "big_vision_dual.scale_by_dualize"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,24 +52,12 @@ def prepare(config: Any, source: data.Source | None = None, devices: Any = None)
     )  # fmt: skip
     batch_size = config.input.batch_size
     total_steps = optim.steps("total", config, source.num_examples, batch_size)
-    model = models.get(config.model_name).Model(config.num_classes, **config.get("model", {}))
-    params = jax.eval_shape(functools.partial(step.init_params, config, model))
-    table = choose_table(config, params)
+    model = models.of(config)
+    params = jax.eval_shape(functools.partial(init.params, config, model))
+    measured = config.get("log_atom_norms", True)
+    table = norm_trees.table_for(config, params) if measured or optim.needs_table(config) else None
     tx, schedules = optim.make(
-        config, params, total_steps=total_steps, batch_size=batch_size, data_size=source.num_examples,
-        table=table if config.optax_name == _DUALIZE else None,
-    )  # fmt: skip
-    fns = step.make(config, model, tx, mesh, table=table if config.get("log_atom_norms", True) else None)
+        config, params, total_steps=total_steps, batch_size=batch_size, data_size=source.num_examples, table=table
+    )
+    fns = step.make(config, model, tx, mesh, table=table if measured else None)
     return Run(config, source, model, table, fns, schedules, source.num_examples, total_steps)
-
-
-def choose_table(config: Any, params: Any) -> TargetNormTable | None:
-    """config.optax.table, else that of the config's norm tree, else (models without one) equal masses."""
-    if config.optax_name != _DUALIZE and not config.get("log_atom_norms", True):
-        return None
-    given = (config.get("optax") or {}).get("table")
-    if given is not None:
-        return tables.resolve(given)
-    if "." in config.model_name:
-        return tables.flat(params)
-    return norm_trees.table_for(config)

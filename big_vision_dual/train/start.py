@@ -12,7 +12,7 @@ from big_vision_dual.models import weights
 from big_vision_dual.train import checkpoint
 from big_vision_dual.train import workdir as workdir_lib
 from big_vision_dual.train.setup import Run
-from big_vision_dual.train.state import TrainState
+from big_vision_dual.train.update import TrainState
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,14 +19,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from big_vision_dual.core.tables.schema import TargetNormTable
-from big_vision_dual.models import mup
-from big_vision_dual.models.redraw import redraw
-from big_vision_dual.train import atom_norms, losses, sharding
-from big_vision_dual.train.state import TrainState, initial, step_key
+from big_vision_dual.models import init as models_init
+from big_vision_dual.train import atom_norms, sharding
+from big_vision_dual.train import update as update_lib
+from big_vision_dual.train.update import Batch, TrainState, Update
 
-Batch = dict[str, Any]  # of jax.Array, or of jax.ShapeDtypeStruct
 PyTree = Any
-_REDRAW = 1  # folded into the seed of what muP draws anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +64,9 @@ def make(
     Raises ValueError for a batch size that devices and micro-batches do not divide.
     """
     _check_batch_size(config, mesh)
-    if _of_tokens(config) and config.get("mixup"):
-        raise ValueError("config.mixup averages examples, which tokens do not allow; leave it out.")
     replicated = NamedSharding(mesh, P())
     of_batch = sharding.batch_sharding(mesh, config.get("sharding_rules") or ())
-    init = _within(mesh, _make_init(config, model, tx))
+    init = _within(mesh, functools.partial(update_lib.init, config, model, tx))
     shapes = jax.eval_shape(init)
     of_state = sharding.infer(shapes, mesh, _strategy(config))
     return StepFns(
@@ -121,87 +117,29 @@ def _with_sharding(leaf: Any, its_sharding: NamedSharding) -> jax.ShapeDtypeStru
 
 def _abstract_batch(config: Any, of_batch: NamedSharding) -> Batch:
     size = config.input.batch_size
-    if _of_tokens(config):
+    if models_init.of_tokens(config):
         length = config.input_shape[0] + 1
         return {"tokens": jax.ShapeDtypeStruct((size, length), jnp.int32, sharding=of_batch)}
     shapes = {"image": (size, *config.input_shape), "labels": (size, config.num_classes)}
     return {key: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=of_batch) for key, shape in shapes.items()}
 
 
-def init_params(config: Any, model: Any) -> PyTree:
-    """The model's fresh parameters, with muP's deviations under `config.mup`; under `jax.eval_shape` their shapes."""
-    key = jax.random.key(config.get("seed", 0))
-    dtype = jnp.int32 if _of_tokens(config) else jnp.float32
-    params = model.init(key, jnp.zeros((1, *config.input_shape), dtype))["params"]
-    if not config.get("mup"):
-        return params
-    return redraw(params, mup.init_stds(mup.for_config(config, params)), jax.random.fold_in(key, _REDRAW))
-
-
-def _of_tokens(config: Any) -> bool:
-    """Whether an example is a sequence of tokens, of shape (L,), and not an image."""
-    return len(config.input_shape) == 1
-
-
-def _make_init(config: Any, model: Any, tx: Any) -> Callable[[], TrainState]:
-    def init() -> TrainState:
-        params = init_params(config, model)
-        if config.get("init_head_bias") is not None:
-            params["head"]["bias"] = jnp.full_like(params["head"]["bias"], config.init_head_bias)
-        return initial(params, tx, config.get("seed", 0), ema=bool(config.get("ema")))
-
-    return init
-
-
 def _make_train(config: Any, model: Any, tx: Any, table: TargetNormTable | None) -> Callable:
-    gradient = _make_gradient(config, model)
-    mixup_p = (config.get("mixup") or {}).get("p", 0.0)
-    decay = (config.get("ema") or {}).get("decay", 0.9999)
+    one = update_lib.update(config, model, tx)
 
     def train(state: TrainState, batch: Batch, measured: jax.Array) -> tuple[TrainState, dict[str, Any]]:
-        mixup_key, dropout_key = jax.random.split(step_key(state))
-        if mixup_p:
-            batch = losses.mixup(mixup_key, batch, mixup_p)
-        loss, grads = gradient(state.params, batch, dropout_key)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        norms, atoms = _when(measured, lambda: _measure(params, grads, updates, table))
+        done = one(state, batch)
+        norms, atoms = _when(measured, lambda: _measure(done, table))
         outputs = {
-            "loss": loss,
+            "loss": done.loss,
             "finite_params": _finite(state.params),
-            "finite_grads": _finite(grads),
+            "finite_grads": _finite(done.gradient),
             "measured": norms,
             "atoms": atoms,
         }
-        ema_params = state.ema_params
-        if ema_params is not None:
-            ema_params = optax.incremental_update(params, ema_params, 1.0 - decay)
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params), outputs
+        return done.state, outputs
 
     return train
-
-
-def _make_gradient(config: Any, model: Any) -> Callable:
-    """(params, batch, key) -> (loss, gradient) of the mean over the batch, in `accum_freq` micro-batches."""
-    gradient = jax.value_and_grad(losses.training(config, model))
-    accum = config.input.get("accum_freq", 1)
-
-    def accumulated(params: PyTree, batch: Batch, key: jax.Array) -> tuple[jax.Array, PyTree]:
-        def add(total: PyTree, numbered: tuple[jax.Array, Batch]) -> tuple[PyTree, None]:
-            index, micro_batch = numbered
-            part = gradient(params, micro_batch, jax.random.fold_in(key, index))
-            return jax.tree.map(lambda t, p: t + p / accum, total, part), None
-
-        zeros = (jnp.zeros([], jnp.float32), jax.tree.map(jnp.zeros_like, params))
-        total, _ = jax.lax.scan(add, zeros, (jnp.arange(accum), _micro_batches(batch, accum)))
-        return total
-
-    return gradient if accum == 1 else accumulated
-
-
-def _micro_batches(batch: Batch, accum: int) -> Batch:
-    """(B, ...) -> (accum, B / accum, ...), each device keeping its own examples: micro-batch j has j, j + accum..."""
-    return {key: jnp.swapaxes(value.reshape(-1, accum, *value.shape[1:]), 0, 1) for key, value in batch.items()}
 
 
 def _finite(tree: PyTree) -> jax.Array:
@@ -215,13 +153,14 @@ def _when(condition: jax.Array, compute: Callable[[], PyTree]) -> PyTree:
 
 
 def _measure(
-    params: PyTree, grads: PyTree, updates: PyTree, table: TargetNormTable | None
+    done: Update, table: TargetNormTable | None
 ) -> tuple[dict[str, jax.Array], dict[str, dict[str, jax.Array]]]:
     """(metrics, norms of single atoms: none without a table)."""
     norms = {
-        "l2_params": optax.tree.norm(params),
-        "l2_grads": optax.tree.norm(grads),
-        "l2_updates": optax.tree.norm(updates),
+        "l2_params": optax.tree.norm(done.state.params),
+        "l2_grads": optax.tree.norm(done.gradient),
+        "l2_updates": optax.tree.norm(done.step),
     }
-    means, of_atoms = ({}, {}) if table is None else atom_norms.measure(params, grads, updates, table)
+    measure = functools.partial(atom_norms.measure, done.state.params, done.gradient, done.step)
+    means, of_atoms = ({}, {}) if table is None else measure(table)
     return norms | means, of_atoms

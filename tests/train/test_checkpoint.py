@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from big_vision_dual.train import checkpoint, sharding
-from big_vision_dual.train.state import TrainState, initial
+from big_vision_dual.train.update import TrainState, initial
 
 # Futures that orbax leaves behind after an error.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

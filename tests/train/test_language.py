@@ -12,7 +12,8 @@ from run_rows import repeatable as rows
 
 from big_vision_dual.cli import main
 from big_vision_dual.lab.studies import settings
-from big_vision_dual.train import checkpoint, feed, recipes, sampling, setup, signals, step
+from big_vision_dual.models import init
+from big_vision_dual.train import checkpoint, feed, recipes, sampling, setup, signals
 from big_vision_dual.train.loop import fit
 
 MODELS = {"mamba": {"d_model": 16, "n_layers": 1, "d_state": 4},
@@ -143,4 +144,4 @@ def test_a_length_that_the_input_shape_contradicts_is_named(text):
     run = setup.prepare(config)
     with pytest.raises(ValueError, match=r"'tokens': \(8, 17\).*'tokens': \(8, 13\).*input_shape"):
         next(feed.batches(run.source, run.fns, 0))
-    assert step.init_params(config, run.model)["head"]["kernel"].shape == (16, 256)
+    assert init.params(config, run.model)["head"]["kernel"].shape == (16, 256)

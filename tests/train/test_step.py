@@ -13,8 +13,9 @@ import pytest
 
 from big_vision_dual import models
 from big_vision_dual.core import dualize, tables, trees
+from big_vision_dual.models import init
 from big_vision_dual.train import losses as losses_lib
-from big_vision_dual.train import setup, sharding, step
+from big_vision_dual.train import setup, sharding
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def reference(plain):
     """(loss, gradient) of the plain config's first step, written out."""
     config = plain()
     model = models.get("mlp").Model(5, **config.model)
-    params = step.init_params(config, model)
+    params = init.params(config, model)
 
     def gradient(batch, smoothing=0.0):
         def loss(params):

@@ -128,13 +128,13 @@ def _trajectory(program: Program) -> Any:
         state = program.init(given)
         raw = {name: part[0][: program.source.batch_size] for name, part in data["validation"].items()}
         probe = losses.inputs(program.to_model(raw))
-        first = activations(program.model, state[0], probe)
+        first = activations(program.model, state.params, probe)
 
-        def step(state: Any, number: jax.Array) -> tuple[Any, dict[str, dict[str, jax.Array]]]:
-            state, _ = program.step(state, given, data, number)
-            return state, _statistics(activations(program.model, state[0], probe), first)
+        def step(state: Any, _: None) -> tuple[Any, dict[str, dict[str, jax.Array]]]:
+            state = program.update(state, given, data).state
+            return state, _statistics(activations(program.model, state.params, probe), first)
 
-        _, later = jax.lax.scan(step, state, jnp.arange(program.total_steps))
+        _, later = jax.lax.scan(step, state, length=program.total_steps)
         return jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), _statistics(first, first), later)
 
     return trajectory

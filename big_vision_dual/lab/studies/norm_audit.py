@@ -22,7 +22,7 @@ from big_vision_dual.core.dualize import groups
 from big_vision_dual.core.tables import TargetNormTable
 from big_vision_dual.lab.studies import amplification, grid
 from big_vision_dual.lab.studies.program import Program
-from big_vision_dual.train import losses
+from big_vision_dual.train import losses, optim
 
 FACTOR = 8.0
 KINDS = ("change", "sensitivity", "growth")
@@ -57,7 +57,7 @@ def audit(config: Mapping[str, Any], *, factor: float = FACTOR, steps: int = 20)
     if config["model_name"] == "vit":
         config = grid.replace(config, {"model.scan": False})
     program = Program.of(config)
-    if program.table is None:
+    if program.table is None or not optim.is_dualized(config):
         raise ValueError(
             f"audit wants a dualized config, not optax_name {config['optax_name']!r}; see configs/*_dual.py."
         )
@@ -109,7 +109,7 @@ def _growth(program: Program, table: TargetNormTable, data: Any, factor: float) 
     @jax.jit
     def train(state: Any, given: Any, data: Any) -> dict[str, jax.Array]:
         state, _ = program.advance(state, given, data, jnp.int32(0), jnp.int32(program.total_steps))
-        return dualize.measure.atom_norms(state[0], table)
+        return dualize.measure.atom_norms(state.params, table)
 
     for key, norm in train(jax.jit(program.init)(given), given, data).items():
         if rows[key].atom != "Rate":

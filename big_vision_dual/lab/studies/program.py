@@ -10,22 +10,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from big_vision_dual import models
 from big_vision_dual.core.tables import TargetNormTable
-from big_vision_dual.lab.studies import dataset, target_norms
-from big_vision_dual.lab.studies.grid import Config, numbers, replace
-from big_vision_dual.train import losses, optim
+from big_vision_dual.lab.studies import dataset
+from big_vision_dual.lab.studies.grid import Config, get, numbers, replace
+from big_vision_dual.models import init as models_init
+from big_vision_dual.models import norm_trees
+from big_vision_dual.train import losses, optim, update
 from big_vision_dual.train.data import arrays
 from big_vision_dual.train.data.drawn import DrawnSource
-from big_vision_dual.train.step import init_params
+from big_vision_dual.train.update import TrainState
 
 PyTree = Any
 Numbers = dict[str, Any]  # {field: scalar, 'target_norms': {row.key: scalar or vector}}, arrays or traced
-State = tuple[PyTree, PyTree]  # params, opt_state
 
 VALIDATION_BATCH = 256
+NOT_HONOURED = {
+    "input.pp": "studies draw batches on the device; use input.augment",
+    "evals.val.pp_fn": "studies resize what they validate on to input_shape, nothing else",
+    "evals.val.pred": "studies validate the parameters themselves",
+    "model_init": "studies start afresh",
+    "resume": "studies start afresh",
+}
+"""{dotted field: why a study cannot do what it says}. Logging, checkpoints and sharding do not change a trial."""
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raises `ValueError` naming the fields of a config that a study would not do as they say."""
+    given = [name for name in NOT_HONOURED if get(config, name)]
+    if given:
+        reasons = "; ".join(f"config.{name}={get(config, name)!r}: {NOT_HONOURED[name]}" for name in given)
+        raise ValueError(f"a study cannot honour {reasons}. Set them to None or '', or take a recipe without them.")
 
 
 def stacked(trees: Sequence[PyTree]) -> PyTree:
@@ -33,7 +49,7 @@ def stacked(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def one_by_one(init: Callable[[Numbers], State], given: Sequence[Numbers]) -> State:
+def one_by_one(init: Callable[[Numbers], TrainState], given: Sequence[Numbers]) -> TrainState:
     """The initial states of trials, stacked. On a CPU, jaxlib 0.10.2 can deadlock in a vmapped QR (orthogonal init)."""
     return stacked([jax.device_get(init(one)) for one in given])
 
@@ -54,9 +70,9 @@ class Program:
     @classmethod
     def of(cls, config: Config) -> Program:
         """The model, table and data of a config. Reads the data, allocates nothing on the device."""
-        model = models.get(config["model_name"]).Model(config["num_classes"], **config["model"])
-        table = target_norms.table_for(config)
-        return cls(config, model, table, dataset.training(config), dataset.validation(config))
+        check(config)
+        table = norm_trees.table_for(config) if optim.needs_table(config) else None
+        return cls(config, models.of(config), table, dataset.training(config), dataset.validation(config))
 
     @property
     def total_steps(self) -> int:
@@ -82,14 +98,15 @@ class Program:
         values: Numbers = {
             name: np.uint32(value) if name == "seed" else np.float32(value) for name, value in numbers(config).items()
         }
-        if self.table is not None:
-            values["target_norms"] = target_norms.of(config)
+        if optim.is_dualized(config):
+            rows = norm_trees.table_for(config).rows
+            values["target_norms"] = {row.key: np.asarray(row.target_norm, np.float32) for row in rows}
         return values
 
     def optimizer(self, given: Numbers) -> optax.GradientTransformation:
         """Big Vision's chain with a trial's numbers in it."""
         config = replace(self.config, {name: value for name, value in given.items() if name != "target_norms"})
-        if self.table is not None:
+        if "target_norms" in given:
             config["optax"] = {**config["optax"], "target_norms": given["target_norms"]}
         tx, _ = optim.make(
             config,
@@ -101,54 +118,47 @@ class Program:
         )
         return tx
 
-    def params(self, seed: jax.Array) -> PyTree:
+    def params(self, seed: Any) -> PyTree:
         """Fresh parameters."""
-        given = {name: self.config[name] for name in ("model_name", "model", "mup") if name in self.config}
-        shape = tuple(self.config["input_shape"])
-        return init_params(ConfigDict({**given, "seed": seed, "input_shape": shape}), self.model)
+        return models_init.params(self.config, self.model, seed)
 
-    def init(self, given: Numbers) -> State:
+    def init(self, given: Numbers) -> TrainState:
         """State before the first step."""
-        params = self.params(given["seed"])
-        return params, self.optimizer(given).init(params)
+        return update.init(self.config, self.model, self.optimizer(given), given["seed"])
 
     def logits(self, params: PyTree, images_BxHxWxC: jax.Array) -> jax.Array:
         """(B, classes), without dropout."""
         return self.model.apply({"params": params}, images_BxHxWxC, train=False)[0]
 
-    def step(self, state: State, given: Numbers, data: Mapping[str, Any], step: jax.Array) -> tuple[State, jax.Array]:
-        """One update, with the batch that belongs to `step`: (state, loss before it)."""
-        params, opt_state = state
-        batch = self.source.batch(data["train"], step, given["seed"])
-        key = jax.random.fold_in(jax.random.key(given["seed"]), step)
-        value, grads = jax.value_and_grad(losses.training(self.config, self.model))(params, batch, key)
-        updates, opt_state = self.optimizer(given).update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), value
+    def update(self, state: TrainState, given: Numbers, data: Mapping[str, Any]) -> update.Update:
+        """The trainer's update, with the batch that belongs to the state's step."""
+        batch = self.source.batch(data["train"], state.step, given["seed"])
+        return update.update(self.config, self.model, self.optimizer(given))(state, batch)
 
     def advance(
         self,
-        state: State,
+        state: TrainState,
         given: Numbers,
         data: Mapping[str, Any],
         start: jax.Array,
         stop: jax.Array,
-    ) -> tuple[State, dict[str, jax.Array]]:
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Steps start ... stop - 1 as one loop: (state, their mean loss and the final l2 norm of the parameters)."""
 
-        def body(step: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+        def body(_: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
             state, total = carry
-            state, value = self.step(state, given, data, step)
-            return state, total + value
+            done = self.update(state, given, data)
+            return done.state, total + done.loss
 
         state, total = jax.lax.fori_loop(start, stop, body, (state, jnp.float32(0)))
-        return state, {"loss": total / (stop - start), "l2_params": optax.tree.norm(state[0])}
+        return state, {"loss": total / (stop - start), "l2_params": optax.tree.norm(state.params)}
 
-    def evaluate(self, state: State, data: Mapping[str, Any]) -> dict[str, jax.Array]:
+    def evaluate(self, state: TrainState, data: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Cross-entropy (nats) and accuracy over the validation split, in whole batches; l2 norm of the parameters."""
 
         def measure(raw: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
             batch = self.to_model(raw)
-            logits_BxC = self.logits(state[0], losses.inputs(batch))
+            logits_BxC = self.logits(state.params, losses.inputs(batch))
             labels_BxC = losses.labels(batch, logits_BxC.shape[-1])
             right_B = jnp.argmax(logits_BxC, axis=-1) == jnp.argmax(labels_BxC, axis=-1)
             return jnp.mean(losses.softmax_xent(logits_BxC, labels_BxC)), jnp.mean(right_B)
@@ -157,5 +167,5 @@ class Program:
         return {
             "val_loss": jnp.mean(loss),
             "val_accuracy": jnp.mean(accuracy),
-            "l2_params": optax.tree.norm(state[0]),
+            "l2_params": optax.tree.norm(state.params),
         }

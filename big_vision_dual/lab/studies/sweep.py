@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from rich import console, progress
 
 from big_vision_dual.lab.studies.grid import Trial, by_program
-from big_vision_dual.lab.studies.program import Numbers, Program, State, one_by_one, stacked
+from big_vision_dual.lab.studies.program import Numbers, Program, TrainState, one_by_one, stacked
 from big_vision_dual.lab.studies.results import Record, Results
 
 POINTS = 20  # of the loss curve; the training loss of a trial is the mean over the last two
@@ -72,7 +72,7 @@ class _Batch:
 
     program: Program
     size: int
-    init: Callable[[Numbers], State]
+    init: Callable[[Numbers], TrainState]
     advance: Callable[..., Any]
     evaluate: Callable[..., Any]
     shard: Callable[[Any], Any]

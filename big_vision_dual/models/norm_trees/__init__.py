@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from big_vision_dual.core import rules, tables
+from big_vision_dual.core import rules, tables, trees
 from big_vision_dual.core.norms.atoms import Atoms, named_conventions
 from big_vision_dual.core.norms.module import Module, NormError
-from big_vision_dual.core.tables.schema import TargetNormTable
+from big_vision_dual.core.tables.schema import Row, TargetNormTable
 
 _NOT_MODELS = {"ssm", "transformer"}
 
@@ -42,22 +43,63 @@ def for_config(config: Mapping[str, Any]) -> Module:
     return module
 
 
-def table_for(config: Any) -> TargetNormTable:
-    """The table of a config's model, as `for_config` describes its tree, after the steps that config.norms asks for.
+def table_for(config: Any, params: Any = None) -> TargetNormTable:
+    """The table that a config trains and is measured with; nothing else decides this.
 
-    config: a ConfigDict or a dict.
+    It is config.optax.table where given, else that of the norm tree, else (another package's model, which has none)
+    equal masses. With norms.conventions 'flat' every atom has the mean target norm of the well-normed table, so that a
+    learning rate means much the same. config.target_norm_scale, ordered [regex, factor] pairs, then scales the rows:
+    the first that matches a row's whole path counts.
+
+    config: a ConfigDict or a dict. params: the model's parameters or shapes, read where there is no norm tree; None has
+    them drawn as shapes. Raises `NormError` for norms that cannot be had, `TableError` for a table that cannot be read.
     """
     plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)  # ConfigDict, without importing it
-    given = {"conventions": "well_normed", **(plain.get("norms") or {})}
-    given["conventions"] = named_conventions(given["conventions"]).name
+    given = (plain.get("optax") or {}).get("table")
+    table = build(plain, params) if given is None else tables.resolve(given)
+    scales = plain.get("target_norm_scale")
+    return _scaled(table, scales) if scales else table
+
+
+def build(config: Mapping[str, Any], params: Any = None) -> TargetNormTable:
+    """The table of a config's model, as `for_config` describes its tree, or flat where it has none."""
+    norms = {"conventions": "well_normed", **(config.get("norms") or {})}
+    if "." in config["model_name"]:
+        if norms.get("blocks_mass", norms.get("masses")) is not None:
+            raise NormError(f"{config['model_name']} has no norm tree, and so no config.norms; leave it out.")
+        return tables.flat(_shapes(config) if params is None else params)
+    if norms["conventions"] == "flat":
+        norms |= {"conventions": "well_normed", "rule": "flat"}
+    norms["conventions"] = named_conventions(norms["conventions"]).name
     built = tables.build(
-        for_config(plain),
-        model_name=plain["model_name"],
-        model={**(plain.get("model") or {}), "num_classes": plain["num_classes"]},
-        input_shape=tuple(plain["input_shape"]),
-        norms=given,
+        for_config({**config, "norms": norms}),
+        model_name=config["model_name"],
+        model={**(config.get("model") or {}), "num_classes": config["num_classes"]},
+        input_shape=tuple(config["input_shape"]),
+        norms=norms,
     )
     return rules.after_dry_run(built)
+
+
+def _shapes(config: Mapping[str, Any]) -> Any:
+    import jax
+
+    from big_vision_dual import models
+    from big_vision_dual.models import init
+
+    return jax.eval_shape(lambda: init.params(config, models.of(config)))
+
+
+def _scaled(table: TargetNormTable, scales: Sequence[Sequence[Any]]) -> TargetNormTable:
+    paths = (row.path for row in table.rows)
+    factors = trees.first_match([*map(tuple, scales), (".*", 1.0)], paths, "config.target_norm_scale")
+
+    def scaled(row: Row) -> Row:
+        factor, old = factors[row.path], row.target_norm
+        new = tuple(factor * each for each in old) if isinstance(old, tuple) else factor * old
+        return dataclasses.replace(row, target_norm=new)
+
+    return dataclasses.replace(table, rows=tuple(map(scaled, table.rows)))
 
 
 def _tree(model_name: str):

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from big_vision_dual.core import tables, trees
-from big_vision_dual.models import mup, norm_trees
+from big_vision_dual.core import trees
+from big_vision_dual.core.tables import TargetNormTable
+from big_vision_dual.models import mup
 from big_vision_dual.train.optim import constraints, schedules, transforms
 
 PyTree = Any
@@ -24,7 +25,7 @@ def make(
     total_steps: int,
     batch_size: int,
     data_size: int | None = None,
-    table: Any = None,
+    table: TargetNormTable | None = None,
 ) -> tuple[optax.GradientTransformation, dict[str, schedules.Schedule]]:
     """(transformation whose updates are added to the parameters, {'global_schedule'...: step -> factor}).
 
@@ -36,16 +37,17 @@ def make(
       arrays, so that a sweep can vmap over them. lr_mults and schedule are ordered [(regex, value)] lists
       that must cover every parameter (schedule may be one value for all); a schedule of None freezes:
       updates 0, no optimizer state. wd_mults lists what decays, by default the kernels.
-    params: arrays or shapes. table: target norms for `optax_name='big_vision_dual.scale_by_dualize'` and for
-      constraints; by default optax.table, else `norm_trees.table_for(config)`.
+    params: arrays or shapes. table: target norms, where `needs_table(config)`; see `norm_trees.table_for`.
 
     config.mup = dict(base_width=, rules=): lr_mults, wd_mults and Adam's eps are those of `tables.mup`.
     """
     config = _with_mup(config, params) if config.get("mup") else config
     names = leaf_names(params)
-    dual = config["optax_name"] == transforms.DUALIZE
-    if table is None and (dual or constraints.kind(config) != "none"):
-        table = tables.resolve((config.get("optax") or {}).get("table") or norm_trees.table_for(config))
+    if table is None and needs_table(config):
+        raise ValueError(
+            f"optax_name={config['optax_name']!r} with weight_constraint={config.get('weight_constraint')!r} needs "
+            "target norms; give table=norm_trees.table_for(config)."
+        )
     rules = _schedule_rules(config)
     rule_of = _match([(pattern, i) for i, (pattern, _) in enumerate(rules)], names, "config.schedule")
     trained = jax.tree.map(lambda rule: rules[rule][1] is not None, rule_of)
@@ -54,7 +56,7 @@ def make(
     functions = [None if value is None else schedules.make(value, **sizes) for _, value in rules]
     stages = [
         *_clip(config.get("grad_clip_norm"), trained),
-        optax.masked(_optimizer(config, table if dual else None), trained),
+        optax.masked(_optimizer(config, table if is_dualized(config) else None), trained),
         optax.scale(config["lr"]),
         *_multiply(config.get("lr_mults"), names),
         *_decay(config, names, dualized),
@@ -64,6 +66,16 @@ def make(
     ]
     used = [function for function in functions if function is not None]
     return optax.chain(*stages), {f"global_schedule{i or ''}": function for i, function in enumerate(used)}
+
+
+def is_dualized(config: Any) -> bool:
+    """Whether the optimizer is `scale_by_dualize`."""
+    return config["optax_name"] == transforms.DUALIZE
+
+
+def needs_table(config: Any) -> bool:
+    """Whether the chain of a config reads target norms: of its optimizer, or of its weight constraint."""
+    return is_dualized(config) or constraints.kind(config) != "none"
 
 
 def _with_mup(config: Any, params: PyTree) -> dict[str, Any]:

@@ -41,8 +41,9 @@ def make(
       leave the other leaves alone.
     """
     name, options = split(config)
-    if name == "none" or table is None:
+    if name == "none":
         return []
+    assert table is not None, "chain.make asks for one where needs_table"
     arguments.check(dualize.constrain, {"kind": name, "table": table, **options}, "config.weight_constraint")
     _check(name, config)
     factor = {"decay": config.get("wd"), "radius": config["lr"]}.get(name, 1.0)

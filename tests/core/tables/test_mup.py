@@ -10,7 +10,7 @@ import pytest
 from big_vision_dual import models
 from big_vision_dual.core import trees
 from big_vision_dual.core.tables import TableError
-from big_vision_dual.models import mup, redraw, torch_weights
+from big_vision_dual.models import init, mup, torch_weights
 from big_vision_dual.train import recipes
 
 MAMBA = {"d_model": 96, "n_layers": 2, "mup_base_width": 24}  # m = 4, dt_rank 6
@@ -140,9 +140,9 @@ def test_leaves_to_draw_are_those_with_a_deviation():
 def test_redraw_gives_each_leaf_its_deviation_and_keeps_the_others():
     params = {"a": {"kernel": jnp.ones((40, 7))}, "b": {"kernel": jnp.ones((40, 7))}, "D": jnp.ones(5)}
     stds = {"a/kernel": 0.5, "b/kernel": 0.5}
-    drawn = trees.flatten(jax.jit(lambda key: redraw.redraw(params, stds, key))(jax.random.key(3)))
+    drawn = trees.flatten(jax.jit(lambda key: init.redraw(params, stds, key))(jax.random.key(3)))
     assert abs(float(drawn["a/kernel"].std()) - 0.5) < 5 * 0.5 / np.sqrt(2 * 280)  # 5 standard errors
     assert not np.allclose(drawn["a/kernel"], drawn["b/kernel"])
     assert (drawn["D"] == 1).all()
     with pytest.raises(ValueError, match=r"no parameters \['heads'\] to redraw; possible: a/kernel"):
-        redraw.redraw(params, {"heads": 1.0}, jax.random.key(0))
+        init.redraw(params, {"heads": 1.0}, jax.random.key(0))

@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 
-from big_vision_dual.lab.studies import bisect, growth, sweep, target_norms
+from big_vision_dual.lab.studies import bisect, growth, sweep
+from big_vision_dual.models import norm_trees
 from big_vision_dual.train import recipes
 
 BASE = recipes.load("study_vit").to_dict()
+
+
+def target_norms(config):
+    return {row.key: row.target_norm for row in norm_trees.table_for(config).rows}
 
 
 def pretend(bottom: float):
@@ -53,15 +58,15 @@ def test_a_study_of_some_switches_departs_through_these_alone_and_unknown_ones_a
 
 
 def test_the_share_of_some_atoms_shrinks_and_that_of_others_stays():
-    whole = target_norms.of(bisect.config_of(BASE, bisect.DUAL))
+    whole = target_norms(bisect.config_of(BASE, bisect.DUAL))
     ((pattern, factor, scaled),) = bisect.shares(BASE, [".*/bias"], [0.25])
     assert (pattern, factor) == (".*/bias", 0.25)
-    for path, norm in target_norms.of(bisect.config_of(scaled, bisect.DUAL)).items():
+    for path, norm in target_norms(bisect.config_of(scaled, bisect.DUAL)).items():
         np.testing.assert_allclose(norm, whole[path] * (0.25 if path.endswith("/bias") else 1))
 
 
 def test_vectors_of_a_tenth_of_the_mass_take_a_tenth_of_the_step_of_their_kernel():
-    norms = target_norms.of(bisect.config_of(BASE, {**bisect.DUAL, "vector_mass": 0.1}))
+    norms = target_norms(bisect.config_of(BASE, {**bisect.DUAL, "vector_mass": 0.1}))
     assert norms["head/bias"] == pytest.approx(0.1 * norms["head/kernel"])
     assert norms["Transformer/encoder_norm/scale"] == pytest.approx(0.1 * norms["head/kernel"])
 

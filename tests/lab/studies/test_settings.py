@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from big_vision_dual import models
-from big_vision_dual.lab.studies import bisect, grid, settings, target_norms
-from big_vision_dual.models import mup
+from big_vision_dual.lab.studies import bisect, grid, settings
+from big_vision_dual.models import mup, norm_trees
 from big_vision_dual.train import recipes
 
 BASE = grid.replace(recipes.load("study_vit").to_dict(), {"model.width": 32, "model.depth": 2})
+
+
+def target_norms(config):
+    return {row.key: row.target_norm for row in norm_trees.table_for(config).rows}
 
 
 def test_mup_scales_hidden_matrices_and_the_head_and_nothing_else():
@@ -38,14 +42,14 @@ def test_an_unknown_setting_lists_the_known_ones():
 
 
 def test_flat_target_norms_are_equal_with_the_mean_of_the_well_normed_ones():
-    well, flat = (target_norms.of(settings.apply(name, BASE)) for name in ("dualize", "dualize_flat"))
+    well, flat = (target_norms(settings.apply(name, BASE)) for name in ("dualize", "dualize_flat"))
     assert len(set(map(float, flat.values()))) == 1
     assert next(iter(flat.values())) == pytest.approx(np.mean(list(well.values())), rel=1e-6)
 
 
 def test_blocks_of_a_fixed_mass_keep_every_target_norm_at_any_depth_where_the_default_moves_them():
     def first(name, depth):
-        norms = target_norms.of(settings.apply(name, grid.replace(BASE, {"model.depth": depth})))
+        norms = target_norms(settings.apply(name, grid.replace(BASE, {"model.depth": depth})))
         return norms["embedding/kernel"], norms["Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel"]
 
     np.testing.assert_allclose(first("dualize_fixed", 2), first("dualize_fixed", 8), rtol=1e-6)
@@ -55,8 +59,8 @@ def test_blocks_of_a_fixed_mass_keep_every_target_norm_at_any_depth_where_the_de
 
 def test_target_norms_are_scaled_by_the_first_pattern_that_matches():
     config = settings.apply("dualize", BASE)
-    scaled = target_norms.of({**config, "target_norm_scale": [["head/.*", 3.0], [".*/kernel", 2.0]]})
-    before = target_norms.of(config)
+    scaled = target_norms({**config, "target_norm_scale": [["head/.*", 3.0], [".*/kernel", 2.0]]})
+    before = target_norms(config)
     assert scaled["head/kernel"] == pytest.approx(3 * before["head/kernel"])
     assert scaled["embedding/kernel"] == pytest.approx(2 * before["embedding/kernel"])
     assert scaled["embedding/bias"] == before["embedding/bias"]
@@ -64,7 +68,7 @@ def test_target_norms_are_scaled_by_the_first_pattern_that_matches():
 
 def test_the_ends_of_the_bisect_are_the_settings_of_the_other_studies():
     dual = bisect.config_of(BASE, bisect.DUAL)
-    assert target_norms.of(dual) == target_norms.of(settings.apply("dualize", BASE))
+    assert target_norms(dual) == target_norms(settings.apply("dualize", BASE))
     standard, adamw = bisect.config_of(BASE, bisect.STANDARD), settings.apply("adamw", BASE)
     assert {**standard, "model": None} == {**adamw, "model": None}
 

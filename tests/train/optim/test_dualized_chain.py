@@ -60,10 +60,10 @@ def test_an_update_has_lr_times_schedule_times_target_norm(params, table):
         assert linear_norm(updates[layer]["kernel"]) == pytest.approx(LR * 0.8 * target, rel=1e-5)
 
 
-def test_the_table_of_the_optax_section_is_used(params, table, free):
-    with_table = {"polar": "svd", "table": table}
-    _, got = steps(config(optax=with_table), params, None)
-    jax.tree.map(np.testing.assert_array_equal, got, free)
+def test_the_chain_makes_no_table_of_its_own(params):
+    for changes in ({}, {"optax_name": "identity", "optax": {}, "weight_constraint": "project"}):
+        with pytest.raises(ValueError, match=r"needs target norms; give table=norm_trees.table_for\(config\)"):
+            optim.make(config(**changes), params, **SIZES)
 
 
 def test_frozen_leaves_stay_and_have_no_momentum(params, table):
