@@ -76,7 +76,8 @@ def _extent(panels: Sequence[Panel]) -> str:
 
 def factor(ratio: float) -> str:
     """A ratio as a factor: 'x2' or '/2'."""
-    return f"x{ratio:.3g}" if ratio >= 1 else f"/{1 / ratio:.3g}"
+    sign, size = ("x", ratio) if ratio >= 1 else ("/", 1 / ratio)
+    return f"{sign}{size:,.0f}" if size >= 1000 else f"{sign}{size:.3g}"
 
 
 def _about_the_median(panels: Sequence[Panel]) -> tuple[tuple[Panel, ...], float]:
