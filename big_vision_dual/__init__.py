@@ -1,7 +1,8 @@
-"""Modular duality for training vision models: norm tables, optax transforms and a Big Vision-style trainer.
+"""Modular duality for training real models: norm tables, optax transforms and a Big Vision-style trainer.
 
->>> import big_vision_dual as bvd, optax
->>> tx = optax.chain(bvd.scale_by_dualize("vit_s16_i1k"), optax.scale_by_learning_rate(0.1))
+>>> import big_vision_dual as bvd
+>>> tree = bvd.norms.dense("out", 64, 10) @ bvd.norms.RELU @ bvd.norms.dense("in", 784, 64)
+>>> tx = bvd.dualized(tree, learning_rate=0.1)  # an optax optimizer for parameters in/kernel, in/bias, out/kernel ...
 
 Attributes are imported when first used, so that tables and norms can be had without JAX.
 """
@@ -14,32 +15,50 @@ from typing import TYPE_CHECKING, Any
 from big_vision_dual import _moved
 
 if TYPE_CHECKING:
+    from big_vision_dual.core import norms as norms
     from big_vision_dual.core import rules as rules
+    from big_vision_dual.core.dualize import dualized as dualized
     from big_vision_dual.core.dualize import project as project
     from big_vision_dual.core.dualize import scale_by_dualize as scale_by_dualize
+    from big_vision_dual.core.tables import Row as Row
     from big_vision_dual.core.tables import TargetNormTable as TargetNormTable
+    from big_vision_dual.core.tables import build as build_table
+    from big_vision_dual.core.tables import check as check_table
     from big_vision_dual.core.tables import flat as flat_table
     from big_vision_dual.core.tables import load as load_table
     from big_vision_dual.core.tables import save as save_table
 
+__version__ = "0.2.0"
+
 _moved.install()
 
 _PUBLIC = {
-    "scale_by_dualize": ("core.dualize", "scale_by_dualize"),
-    "project": ("core.dualize", "project"),
-    "load_table": ("core.tables", "load"),
-    "save_table": ("core.tables", "save"),
-    "flat_table": ("core.tables", "flat"),
-    "rules": ("core", "rules"),
+    "Row": ("core.tables", "Row"),
     "TargetNormTable": ("core.tables", "TargetNormTable"),
+    "build_table": ("core.tables", "build"),
+    "check_table": ("core.tables", "check"),
+    "dualized": ("core.dualize", "dualized"),
+    "flat_table": ("core.tables", "flat"),
+    "load_table": ("core.tables", "load"),
+    "norms": ("core.norms", None),
+    "project": ("core.dualize", "project"),
+    "rules": ("core.rules", None),
+    "save_table": ("core.tables", "save"),
+    "scale_by_dualize": ("core.dualize", "scale_by_dualize"),
 }
-__all__ = ["TargetNormTable", "flat_table", "load_table", "project", "rules", "save_table", "scale_by_dualize"]
+__all__ = [
+    "Row", "TargetNormTable", "build_table", "check_table", "dualized", "flat_table", "load_table", "norms", "project",
+    "rules", "save_table", "scale_by_dualize",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; possible: {', '.join(__all__)}.")
     module, attribute = _PUBLIC[name]
-    if module == "core":
-        return importlib.import_module(f"{__name__}.core.{attribute}")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    found = importlib.import_module(f"{__name__}.{module}")
+    return found if attribute is None else getattr(found, attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

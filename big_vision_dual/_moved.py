@@ -59,7 +59,8 @@ class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         new = _new_name(old)
         assert new is not None, "find_spec lets only old names pass"
         sys.modules[old] = importlib.import_module(new)  # the import system hands out what it finds there
-        warnings.warn(f"{old} is now {new}; the old name goes in 0.3.", DeprecationWarning, stacklevel=2)
+        if old != f"{_PACKAGE}.norms":  # also a public name
+            warnings.warn(f"{old} is now {new}; the old name goes in 0.3.", DeprecationWarning, stacklevel=2)
 
 
 def install() -> None:

@@ -20,11 +20,12 @@ from big_vision_dual.core.tables.schema import Row, TargetNormTable
 
 KINDS = ("none", "decay", "radius", "hyperball", "project")
 FORMER_NAMES = {"frank_wolfe": "radius"}
-NORMS: dict[str, Callable[[str, jax.Array, jax.Array], jax.Array]] = {
-    "frobenius": geometry.size,
-    "own": geometry.weight_norm,
+NORMS: dict[str, tuple[Callable[[str, jax.Array, jax.Array], jax.Array], groups_lib.OverTaps]] = {
+    "frobenius": (geometry.size, geometry.rms),
+    "own": (geometry.weight_norm, jnp.max),
 }
-"""What a hyperball holds: both are 1 for a unit dual (`step_size` says how they differ)."""
+"""What a hyperball holds, of a matrix and over a convolution's taps: both are 1 for a unit dual (`step_size` says how
+they differ)."""
 
 Rate = float | Callable[[Any], Any]
 ByRow = float | Sequence[tuple[str, float | None]]
@@ -61,7 +62,7 @@ def project(
         return geometry.project(group.atom, stack, _gains(group, stack), polar, dtype)
 
     weights = groups_lib.split(params, table)
-    projected = dict(weights)
+    projected = dict(weights)  # empty leaves are in no group
     for group, stack in _stacks(weights, table, placement):
         kept = group.unpack(placement.replicated(jnp.where(_massful(group, stack), moved(group, stack), stack)))
         projected |= {key: weight.astype(weights[key].dtype) for key, weight in kept.items()}
@@ -200,11 +201,13 @@ def _hyperball(
     """Rescales matrices after the step; see `constrain`."""
     held = {row.key: row for row in table.rows if _is_matrix(row) and (given is None or given[row.key] is not None)}
     only = dataclasses.replace(table, rows=tuple(held.values()))
+    of_matrix, over_taps = NORMS[norm]
 
     def norms(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         measured: dict[str, jax.Array] = {}
         for group, stack in _stacks({key: w for key, w in weights.items() if key in held}, only, placement):
-            measured |= group.per_matrix(placement.replicated(NORMS[norm](group.atom, stack, _gains(group, stack))))
+            values_B = of_matrix(group.atom, stack, _gains(group, stack))
+            measured |= group.per_row(placement.replicated(values_B), over_taps)
         return measured
 
     def init(params: Any) -> HyperballState:

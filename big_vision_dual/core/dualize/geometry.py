@@ -9,14 +9,17 @@ where v runs over the rows, the columns or the single entries of the matrix. The
 of unit norm, is gain * polar(G) or, vector by vector, gain * v / |v|_2; <dual(G), G> is the dual norm of G.
 MaxLinear's is the row norm of Scion (arXiv 2502.07529).
 
-| atom          | matrix              | form             | gain                 | so the norm is                      |
-|---------------|---------------------|------------------|----------------------|-------------------------------------|
-| Linear        | fan_in x fan_out    | spectral         | sqrt(fan_out/fan_in) | RMS-to-RMS operator norm            |
-| MaxLinear     | fan_in x fan_out    | vectors: columns | 1/sqrt(fan_in)       | RMS-to-max operator norm            |
-| Embed         | rows n x d          | vectors: rows    | sqrt(d)              | max over rows of RMS(row)           |
-| Bias          | 1 x d               | vectors: the row | sqrt(d)              | RMS(b)                              |
-| Scale, Rate   | 1 x d               | vectors: entries | 1                    | max abs(g)                          |
-| DepthwiseConv | taps k x channels d | vectors: columns | 1/sqrt(k)            | max over channels of sqrt(k)*|w_c|2 |
+| atom          | matrix              | form             | gain                   | so the norm is                     |
+|---------------|---------------------|------------------|------------------------|------------------------------------|
+| Linear        | fan_in x fan_out    | spectral         | sqrt(fan_out/fan_in)   | RMS-to-RMS operator norm           |
+| MaxLinear     | fan_in x fan_out    | vectors: columns | 1/sqrt(fan_in)         | RMS-to-max operator norm           |
+| Embed         | rows n x d          | vectors: rows    | sqrt(d)                | max over rows of RMS(row)          |
+| Bias          | 1 x d               | vectors: the row | sqrt(d)                | RMS(b)                             |
+| Scale, Rate   | 1 x d               | vectors: entries | 1                      | max abs(g)                         |
+| DepthwiseConv | taps k x channels d | vectors: columns | 1/sqrt(k)              | max over channels of sqrt(k)|w_c|2 |
+| Conv, k taps  | fan_in x fan_out    | spectral         | sqrt(fan_out/fan_in)/k | max over taps of k * a tap's norm  |
+
+A Conv has one matrix a tap (arXiv 2405.14813): its norm is the largest of theirs, its dual norm their sum.
 """
 
 from __future__ import annotations
@@ -35,8 +38,8 @@ _SQUARINGS = 8  # sigma_max is overestimated by at most n ** (1 / 1024): 0.6 % a
 
 
 @dataclasses.dataclass(frozen=True)
-class Atom:
-    """The geometry of one kind of atom.
+class Geometry:
+    """The norm of one kind of atom.
 
     vector_axes: matrix axes that one vector extends over; None for the spectral form.
     gain: (fan_in, fan_out) -> gain.
@@ -55,7 +58,7 @@ class Atom:
 
 
 ATOMS = {
-    kind: Atom(vector_axes, GAINS[kind], projects_to)
+    kind: Geometry(vector_axes, GAINS[kind], projects_to)
     for kind, vector_axes, projects_to in (
         ("Linear", None, "sphere"),
         ("MaxLinear", (-2,), "sphere"),
@@ -64,6 +67,7 @@ ATOMS = {
         ("Scale", (), "ball"),
         ("Rate", (), "itself"),
         ("DepthwiseConv", (-2,), "sphere"),
+        ("Conv", None, "sphere"),
     )
 }
 
@@ -109,6 +113,10 @@ def size(kind: str, w_BxNxM: jax.Array, gain_B: jax.Array) -> jax.Array:
     n, m = w_BxNxM.shape[-2:]
     vectors = min(n, m) if axes is None else n * m // math.prod(w_BxNxM.shape[axis] for axis in axes)
     return _lengths(w_BxNxM, (-2, -1))[:, 0, 0] / (gain_B * math.sqrt(vectors))
+
+
+def rms(values: jax.Array, axis: tuple[int, ...]) -> jax.Array:
+    return jnp.sqrt(jnp.mean(values * values, axis=axis))
 
 
 def dual_norm(
@@ -158,13 +166,13 @@ def project(
     polar: str | polar_lib.Polar = "newton_schulz_6",
     dtype: str = "float32",
 ) -> jax.Array:
-    """Each weight back to unit norm: onto the sphere of its dual maps, or into the ball (see `Atom.projects_to`)."""
-    atom, gain = ATOMS[kind], gain_B[:, None, None]
-    if atom.projects_to == "itself":
+    """Each weight back to unit norm: onto the sphere of its dual maps, or into the ball (`Geometry.projects_to`)."""
+    geometry, gain = ATOMS[kind], gain_B[:, None, None]
+    if geometry.projects_to == "itself":
         return w_BxNxM
-    if atom.vector_axes is None or atom.projects_to == "sphere":
+    if geometry.vector_axes is None or geometry.projects_to == "sphere":
         return dual(kind, w_BxNxM, gain_B, polar, dtype)
-    return w_BxNxM / jnp.maximum(1, _lengths(w_BxNxM, atom.vector_axes) / gain)
+    return w_BxNxM / jnp.maximum(1, _lengths(w_BxNxM, geometry.vector_axes) / gain)
 
 
 def _lengths(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -28,7 +28,10 @@ _STEPS_A_TURN = 2
 
 
 class DualizeState(NamedTuple):
-    """Momentum of one group as stacks (B, n, m): a single one where the stack axis is sharded."""
+    """Momentum of one group as stacks (B, n, m): a single one of all its matrices, or one for each leaf of vectors.
+
+    The layout does not depend on where the momentum lives, so that a run moves from a laptop to a pod.
+    """
 
     momentum: tuple[jax.Array, ...]
 
@@ -43,7 +46,7 @@ class DebiasedState(NamedTuple):
 def scale_by_dualize(
     table: TargetNormTable | str,
     *,
-    momentum: float = 0.95,
+    momentum: Any = 0.95,
     momentum_kind: str = "ema",
     nesterov: bool = False,
     polar: str = "newton_schulz_6",
@@ -54,7 +57,7 @@ def scale_by_dualize(
     fallback: Sequence[tuple[str, str]] = (),
     fallback_scale: float = 1.0,
     adam: Mapping[str, Any] | None = None,
-    mu_dtype: Any = jnp.float32,
+    mu_dtype: Any = "float32",
     shard_axis: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
     target_norms: Mapping[str, Any] | None = None,
@@ -62,12 +65,14 @@ def scale_by_dualize(
     """Steepest descent under the modular norm: every atom's update has the table's target_norm in the atom's own norm.
 
         m <- momentum m + (1 - momentum) g          (with nesterov: the direction is momentum m + (1 - momentum) g)
-        update = target_norm * dual(direction)      (`atoms.dual`; arXiv 2405.14813, 2410.21265)
+        update = target_norm * dual(direction)      (`geometry.dual`; arXiv 2405.14813, 2410.21265)
 
     The update points uphill: follow with `optax.scale_by_learning_rate`. All atoms of one kind and shape are a group,
     computed as stacks; `optax.partition` gives each group its transformation. Updates have their gradients' dtypes.
+    Any tree will do (`core.trees`); empty leaves pass through. At init it raises `TableError` where the table does not
+    fit the parameters (`tables.check`) or a parameter is no real floating-point number.
 
-    table: a table, a path, or a name in norm_cache; checked against the parameters at init (`tables.check`).
+    table: a table, a path, or a name in norm_cache.
     momentum_kind: 'ema' as above, or 'trace' (m <- momentum m + g). Dual maps ignore the scale of their argument, so
       the two give the same updates; the stored momentum differs. 'debiased' is 'ema' with Adam's bias correction, which
       only Nesterov's direction feels: in step t the gradient weighs (1 - momentum^(t+1)) / (1 - momentum^t) times as
@@ -78,16 +83,18 @@ def scale_by_dualize(
     scale_floor: Linear updates are scaled by max(1, sqrt(fan_out/fan_in)); with fan_out < fan_in they exceed the
       target norm by sqrt(fan_in/fan_out). The same as Muon's scaling where all target norms are 1.
     fallback: ordered (regex of the whole path, kind) pairs, the first match wins; kind 'adam' sends a leaf to
-      `optax.scale_by_adam(**adam)`, 'dualize' exempts it from later pairs.
+      `optax.scale_by_adam(**adam)`, in float32, 'dualize' exempts it from later pairs.
     fallback_scale: factor on Adam's update: the ratio of its learning rate to the dualized one. adam: b1, b2, eps,
       nesterov and whatever else `optax.scale_by_adam` takes.
-    mu_dtype: of the stored momentum.
+    mu_dtype: of the stored momentum; by name ("bfloat16") under `optax.inject_hyperparams`, which calls a dtype.
     shard_axis, mesh: shard momentum and orthogonalization over this mesh axis (see `placement`).
     target_norms: {row.key: scalar, or vector over axis 0} in place of the table's; may be traced, for vmapped sweeps.
     """
     table = tables.resolve(table)
     if momentum_kind not in _MOMENTUM_KINDS:
         raise ValueError(f"momentum_kind is {momentum_kind!r}; possible: {', '.join(map(repr, _MOMENTUM_KINDS))}.")
+    if isinstance(momentum, jax.Array):  # injected, in the dtype of the parameters
+        momentum = momentum.astype(jnp.float32)
     rule = _Rule(
         momentum=momentum,
         gradient_weight=1.0 if momentum_kind == "trace" else 1 - momentum,
@@ -103,17 +110,18 @@ def scale_by_dualize(
     dualized = [row for row in table.rows if kinds[row.path] == "dualize"]
     groups = groups_lib.make(dualized, per_head=per_head, scale_floor=scale_floor, target_norms=target_norms)
     transforms = {name: _dualize_group(group, rule) for name, group in groups.items()}
-    transforms["adam"] = optax.chain(optax.scale_by_adam(**(adam or {})), optax.scale(fallback_scale))
-    labels = {layout.key: name for name, group in groups.items() for layout in group.layouts}
-    return _on_atoms(table, transforms, {row.key: labels.get(row.key, "adam") for row in table.rows})
+    transforms |= {"adam": _adam(fallback_scale, **(adam or {})), "empty": optax.identity()}
+    labels = {row.key: "empty" if groups_lib.is_empty(row) else "adam" for row in table.rows}
+    labels |= {layout.key: name for name, group in groups.items() for layout in group.layouts}
+    return _on_atoms(table, transforms, labels)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rule:
     """How one group is updated; the fields are those of `scale_by_dualize`."""
 
-    momentum: float
-    gradient_weight: float
+    momentum: Any
+    gradient_weight: Any
     nesterov: bool
     debiased: bool
     polar: polar_lib.Polar
@@ -152,6 +160,7 @@ def _on_atoms(
 
     def init(params: Any) -> Any:
         tables.check(table, params)
+        _check_dtypes(params)
         atoms = groups_lib.split(params, table)
         return partition(atoms).init(atoms)
 
@@ -164,12 +173,41 @@ def _on_atoms(
     return optax.GradientTransformation(init, update)
 
 
+def _check_dtypes(params: Any) -> None:
+    dtypes = {path: jnp.result_type(leaf) for path, leaf in trees.flatten(params).items()}
+    wrong = [f"{path} ({dtype.name})" for path, dtype in dtypes.items() if not jnp.issubdtype(dtype, jnp.floating)]
+    if wrong:
+        raise tables.TableError(
+            f"{len(wrong)} parameters are no real floating-point numbers: {', '.join(wrong[:8])}. "
+            "A modular norm is one of real matrices: leave them out with optax.masked, or split complex ones in two."
+        )
+
+
+def _adam(scale: Any, **options: Any) -> optax.GradientTransformation:
+    """Adam in float32, times `scale`: in float16 its epsilon is 0, and a zero gradient would give 0 / 0."""
+    adam = optax.scale_by_adam(**options)
+
+    def as_float32(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape) + leaf.astype(jnp.float32), tree)
+
+    def init(params: Any) -> Any:
+        return adam.init(as_float32(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        steps, state = adam.update(as_float32(updates), state)
+        factor = jnp.asarray(scale, jnp.float32)
+        return jax.tree.map(lambda step, old: (step * factor).astype(old.dtype), steps, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
 def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransformation:
     """One group's momentum and dual, on {key: array} with `optax.MaskedNode` at the keys of other groups."""
 
     def members(atoms: Any) -> tuple[tuple[groups_lib.Group, ...], dict[str, jax.Array]]:
         present = {key: atom for key, atom in atoms.items() if not isinstance(atom, optax.MaskedNode)}
-        return _stacks(group.only(present), rule), present
+        return _stacks(group.only(present)), present
 
     def init(params: Any) -> Any:
         stacks, _ = members(params)
@@ -181,23 +219,42 @@ def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransf
         stacks, present = members(updates)
         gradients, directions, momenta = rule.placement.gradients(present), dict(updates), []
         for stack, momentum in zip(stacks, state.momentum, strict=True):
-            gradient = rule.gradient_weight * rule.placement.momentum(stack.pack(gradients))
-            mu = rule.momentum * momentum.astype(jnp.float32) + gradient
-            direction = rule.direction(mu, gradient, state)
-            steps = stack.steps(stack.unpack(_unit_dual(stack, direction, rule)))
-            directions |= {key: step.astype(gradients[key].dtype) for key, step in steps.items()}
-            momenta.append(rule.placement.momentum(mu.astype(rule.mu_dtype)))
+            parts, start = [], 0
+            for part in _parts(stack, rule):
+                old = jax.lax.slice_in_dim(momentum, start, start + part.shape[0])
+                mu, steps = _step(part, old, gradients, state, rule)
+                directions |= {key: step.astype(gradients[key].dtype) for key, step in steps.items()}
+                parts.append(rule.placement.momentum(mu.astype(rule.mu_dtype)))
+                start += part.shape[0]
+            momenta.append(jnp.concatenate(parts) if len(parts) > 1 else parts[0])
         new = {"momentum": tuple(momenta)} | ({"count": state.count + 1} if rule.debiased else {})
         return directions, state._replace(**new)
 
     return optax.GradientTransformation(init, update)
 
 
-def _stacks(group: groups_lib.Group, rule: _Rule) -> tuple[groups_lib.Group, ...]:
-    """The parts of a group that are computed together; vectors are not worth taking out of a stack again."""
-    if not geometry.ATOMS[group.atom].spectral:
-        return group.cut(1)
-    return group.cut(_MATRICES) if rule.placement.axis is None else (group,)
+def _stacks(group: groups_lib.Group) -> tuple[groups_lib.Group, ...]:
+    """The parts of a group whose momentum is one array; vectors are not worth taking out of a stack again."""
+    return (group,) if geometry.ATOMS[group.atom].spectral else group.cut(1)
+
+
+def _parts(stack: groups_lib.Group, rule: _Rule) -> tuple[groups_lib.Group, ...]:
+    """The parts of a stack that are computed together."""
+    whole = rule.placement.axis is not None or not geometry.ATOMS[stack.atom].spectral
+    return (stack,) if whole else stack.cut(_MATRICES)
+
+
+def _step(
+    part: groups_lib.Group,
+    momentum_BxNxM: jax.Array,
+    gradients: Mapping[str, jax.Array],
+    state: DualizeState | DebiasedState,
+    rule: _Rule,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(new momentum (B, n, m), {key: step of its target norm}), float32."""
+    gradient = rule.gradient_weight * rule.placement.momentum(part.pack(gradients))
+    mu = rule.momentum * momentum_BxNxM.astype(jnp.float32) + gradient
+    return mu, part.steps(part.unpack(_unit_dual(part, rule.direction(mu, gradient, state), rule)))
 
 
 def _unit_dual(group: groups_lib.Group, direction_BxNxM: jax.Array, rule: _Rule) -> jax.Array:

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from big_vision_dual.core import trees
 from big_vision_dual.core.dualize.geometry import ATOMS
+from big_vision_dual.core.tables import step_size
 from big_vision_dual.core.tables.schema import Row, TargetNormTable
+
+OverTaps = Callable[..., jax.Array]
+"""(values, axis=) -> values without these axes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +31,15 @@ class Layout:
     """How one row's array becomes `count` matrices of a stack.
 
     permutation: batch axes first, then those of the matrix's rows, then those of its columns.
-    batch: sizes of the batch axes; their product is `count`.
-    gain: see `atoms`. target_norms: one per matrix, shape (count,), float32.
+    batch: sizes of the batch axes, of which the last `taps` are a convolution's; their product is `count`.
+    gain: see `geometry`. target_norms: one per matrix, shape (count,), float32.
     """
 
     key: str
     permutation: tuple[int, ...]
     permuted: tuple[int, ...]
     batch: tuple[int, ...]
+    taps: int
     matrix: tuple[int, int]
     gain: float
     target_norms: np.ndarray | jax.Array
@@ -43,15 +49,20 @@ class Layout:
         return math.prod(self.batch)
 
     def to_stack(self, x: jax.Array) -> jax.Array:
-        return x.transpose(self.permutation).reshape(self.count, *self.matrix)
+        return jnp.transpose(x, self.permutation).reshape(self.count, *self.matrix)
 
     def from_stack(self, x_BxNxM: jax.Array) -> jax.Array:
-        return x_BxNxM.reshape(self.permuted).transpose(np.argsort(self.permutation))
+        return jnp.transpose(x_BxNxM.reshape(self.permuted), np.argsort(self.permutation).tolist())
 
     def step(self, unit: jax.Array) -> jax.Array:
         """A unit dual in the row's own shape -> one of its target norm, float32."""
-        length = (self.gain * self.target_norms).reshape(*self.batch, *(1,) * (unit.ndim - len(self.batch)))
+        length = (self.gain * self.target_norms).reshape((*self.batch, *(1,) * (unit.ndim - len(self.batch))))
         return unit.astype(jnp.float32) * jnp.asarray(length.transpose(np.argsort(self.permutation)))
+
+    def over_taps(self, values_B: jax.Array, reduce: OverTaps) -> jax.Array:
+        """One value a matrix -> one a batch index, in the shape of the row's batch axes."""
+        values = values_B.reshape(self.batch)
+        return reduce(values, axis=tuple(range(values.ndim - self.taps, values.ndim))) if self.taps else values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +117,14 @@ class Group:
             start += layout.count
         return atoms
 
-    def per_matrix(self, values_B: jax.Array) -> dict[str, jax.Array]:
-        """One value a matrix, perhaps padded at its end -> {key: values in the shape of the row's batch axes}."""
+    def per_row(self, values_B: jax.Array, over_taps: OverTaps) -> dict[str, jax.Array]:
+        """One value a matrix, perhaps padded at its end -> {key: values in the shape of the row's batch axes}.
+
+        over_taps: makes one value of those of a convolution's taps, `jnp.max` of norms.
+        """
         parts, start = {}, 0
         for layout in self.layouts:
-            parts[layout.key] = values_B[start : start + layout.count].reshape(layout.batch)
+            parts[layout.key] = layout.over_taps(values_B[start : start + layout.count], over_taps)
             start += layout.count
         return parts
 
@@ -126,9 +140,11 @@ def make(
     scale_floor: bool = False,
     target_norms: Mapping[str, Any] | None = None,
 ) -> dict[str, Group]:
-    """Rows -> {name: group}, in the order of the rows. For the options see `graft.scale_by_dualize`."""
+    """Rows -> {name: group}, in the order of the rows, empty ones left out. Options: see `graft.scale_by_dualize`."""
     members: dict[tuple[str, tuple[int, int]], list[Layout]] = {}
     for row in rows:
+        if is_empty(row):
+            continue
         target_norm = row.target_norm if target_norms is None else target_norms[row.key]
         linear = row.atom == "Linear"
         layout = _layout(row, target_norm, per_head=per_head and linear, scale_floor=scale_floor and linear)
@@ -142,33 +158,31 @@ def make(
     return groups
 
 
+def is_empty(row: Row) -> bool:
+    return 0 in row.shape
+
+
 def split(tree: Any, table: TargetNormTable) -> dict[str, Any]:
     """Tree -> {row.key: array}; missing leaves (`optax.MaskedNode`, None) have no entry."""
     rows = table.by_path()
-    return {row.key: _slice(leaf, row) for path, leaf in leaves(tree).items() for row in rows[path]}
+    return {row.key: _slice(leaf, row) for path, leaf in trees.flatten(tree).items() for row in rows[path]}
 
 
 def join(atoms: Any, tree: Any, table: TargetNormTable) -> Any:
     """{row.key: array} -> a tree with the structure of `tree`; the inverse of `split`."""
     rows = table.by_path()
     joined = []
-    for path in leaves(tree):
+    for path in trees.flatten(tree):
         parts = sorted(rows[path], key=lambda row: row.slice[1] if row.slice else 0)
         arrays = [atoms[row.key] for row in parts]
         axis = parts[0].slice[0] if parts[0].slice else 0
         joined.append(jnp.concatenate(arrays, axis) if len(arrays) > 1 else arrays[0])
-    return jax.tree.unflatten(jax.tree.structure(tree), joined)
-
-
-def leaves(tree: Any) -> dict[str, Any]:
-    """{path: leaf} in JAX's order of leaves."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+    return trees.like(tree, joined)
 
 
 def _slice(leaf: Any, row: Row) -> Any:
     if row.slice is None:
-        return leaf
+        return jnp.asarray(leaf) if isinstance(leaf, (int, float)) else leaf
     axis, start, stop = row.slice
     return jax.lax.slice_in_dim(leaf, start, stop, axis=axis)
 
@@ -177,11 +191,13 @@ def _layout(row: Row, target_norm: Any, *, per_head: bool, scale_floor: bool) ->
     batch, fan_in_axes, fan_out_axes = tuple(sorted(row.batch)), row.fan_in, row.fan_out
     if per_head and len(fan_out_axes) == 2:
         batch, fan_out_axes = (*batch, fan_out_axes[0]), fan_out_axes[1:]
-    fan_in, fan_out = (math.prod(row.shape[axis] for axis in axes) for axes in (fan_in_axes, fan_out_axes))
-    gain = ATOMS[row.atom].gain(fan_in, fan_out)
+    geometry, tap_axes = ATOMS[row.atom], step_size.tap_axes(row)
+    batch, fan_in_axes = (*batch, *tap_axes), fan_in_axes[len(tap_axes) :]
+    taps, fan_in, fan_out = (math.prod(row.shape[a] for a in axes) for axes in (tap_axes, fan_in_axes, fan_out_axes))
+    gain = geometry.gain(fan_in, fan_out) / taps
     (rows, row_axes), (columns, column_axes) = (fan_in, fan_in_axes), (fan_out, fan_out_axes)
     # Smaller side first; of equal sides that with fewer axes, which is the easier one to shard.
-    if ATOMS[row.atom].spectral and (rows, len(row_axes)) > (columns, len(column_axes)):
+    if geometry.spectral and (rows, len(row_axes)) > (columns, len(column_axes)):
         (rows, row_axes), (columns, column_axes) = (columns, column_axes), (rows, row_axes)
     permutation = (*batch, *row_axes, *column_axes)
     batch_shape = tuple(row.shape[axis] for axis in batch)
@@ -190,6 +206,7 @@ def _layout(row: Row, target_norm: Any, *, per_head: bool, scale_floor: bool) ->
         permutation=permutation,
         permuted=tuple(row.shape[axis] for axis in permutation),
         batch=batch_shape,
+        taps=len(tap_axes),
         matrix=(rows, columns),
         gain=max(1.0, gain) if scale_floor else gain,
         target_norms=_over_batch(target_norm, batch_shape),

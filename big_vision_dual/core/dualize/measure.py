@@ -18,9 +18,10 @@ Measure = Callable[[str, jax.Array, jax.Array], jax.Array]
 def atom_norms(tree: Any, table: TargetNormTable) -> dict[str, jax.Array]:
     """{row.key: norm} of weights or updates, float32; one entry per batch index where a row has batch axes.
 
-    Spectral norms are within 1 % and never below the truth (`atoms.spectral_norm`); the others are exact.
+    Spectral norms are within 1 % and never below the truth (`geometry.spectral_norm`); the others are exact. An empty
+    leaf has no norm.
     """
-    return _measured(tree, table, geometry.weight_norm)
+    return _measured(tree, table, geometry.weight_norm, jnp.max)
 
 
 def atom_sizes(tree: Any, table: TargetNormTable) -> dict[str, jax.Array]:
@@ -28,12 +29,12 @@ def atom_sizes(tree: Any, table: TargetNormTable) -> dict[str, jax.Array]:
 
     The size that `step_size.settled` predicts: the RMS over singular values or vectors where a norm is the maximum.
     """
-    return _measured(tree, table, geometry.size)
+    return _measured(tree, table, geometry.size, geometry.rms)
 
 
 def dual_norms(gradients: Any, table: TargetNormTable) -> dict[str, jax.Array]:
     """{row.key: dual norm} of gradients: nuclear norms by <polar(G), G>, within 1 %; shapes as in `atom_norms`."""
-    return _measured(gradients, table, geometry.dual_norm)
+    return _measured(gradients, table, geometry.dual_norm, jnp.sum)
 
 
 def group_name(row: Row) -> str:
@@ -57,12 +58,15 @@ def summary(norms: Mapping[str, jax.Array], table: TargetNormTable) -> dict[str,
     return {name: (jnp.max(values), jnp.mean(values)) for name, values in joined.items()}
 
 
-def _measured(tree: Any, table: TargetNormTable, measure: Measure) -> dict[str, jax.Array]:
+def _measured(
+    tree: Any, table: TargetNormTable, measure: Measure, over_taps: groups_lib.OverTaps
+) -> dict[str, jax.Array]:
     atoms = groups_lib.split(tree, table)
     norms: dict[str, jax.Array] = {}
     for group in groups_lib.make(table.rows).values():
         present = group.only(atoms)
         if not present.layouts:
             continue
-        norms |= present.per_matrix(measure(group.atom, present.pack(atoms), jnp.asarray(present.gains)))
+        values_B = measure(group.atom, present.pack(atoms), jnp.asarray(present.gains))
+        norms |= present.per_row(values_B, over_taps)
     return norms

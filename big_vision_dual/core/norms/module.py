@@ -46,11 +46,18 @@ class Module:
             stacked = self.map_atoms(lambda atom, layer=layer: atom.at_layer(layer, depth)) @ stacked
         return stacked
 
-    def tare(self, absolute: float) -> Module:
-        """The same module with the masses of its atoms scaled so that they total `absolute`; 0 freezes it."""
+    def tare(self, absolute: float | None = None, *, relative: float | None = None) -> Module:
+        """The same module with the masses of its atoms scaled so that they total `absolute`, or `relative` times as
+        much as before; with neither to 1. 0 freezes it.
+        """
+        if absolute is not None and relative is not None:
+            raise NormError(f"{self}.tare got absolute={absolute} and relative={relative}; give one of them.")
+        if relative is not None:
+            return self.map_atoms(lambda atom: dataclasses.replace(atom, mass=atom.mass * relative))
+        total = 1.0 if absolute is None else absolute
         if self.mass == 0:
-            raise NormError(f"{self} has no mass to tare to {absolute}; tare a module with atoms.")
-        return self.map_atoms(lambda atom: dataclasses.replace(atom, mass=atom.mass * absolute / self.mass))
+            raise NormError(f"{self} has no mass to tare to {total}; tare a module with atoms.")
+        return self.map_atoms(lambda atom: dataclasses.replace(atom, mass=atom.mass * total / self.mass))
 
     def map_atoms(self, function: Callable[[Atom], Atom]) -> Module:
         """The same tree with every atom replaced by `function(atom)`."""

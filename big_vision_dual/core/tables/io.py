@@ -12,6 +12,8 @@ from typing import Any
 from big_vision_dual.core import files
 from big_vision_dual.core.tables.schema import FORMAT_VERSION, Row, TableError, TargetNormTable
 
+_MAX_BYTES = 2**28
+_REMEDY = "Build it anew: bvd norms build --config X --out FILE."
 _HEADER = ("model_name", "model", "input_shape", "norms", "mass", "sensitivity")
 
 
@@ -42,7 +44,13 @@ def load(name: str | os.PathLike[str]) -> TargetNormTable:
     Raises `TableError` if there is none, if it is damaged, or if its digest says that it was edited.
     """
     path = find(name)
-    return loads(path.read_text(), str(path))
+    size = path.stat().st_size
+    if size > _MAX_BYTES:
+        raise TableError(f"{path} has {size} bytes; a table has at most {_MAX_BYTES}. Is it another file?")
+    try:
+        return loads(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path} is not UTF-8 text ({error}); it is no table, or damaged. {_REMEDY}") from error
 
 
 def find(name: str | os.PathLike[str]) -> pathlib.Path:
@@ -64,27 +72,28 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
 
 def loads(text: str, source: str = "table") -> TargetNormTable:
     """Parses what `dumps` wrote; `source` names it in errors."""
-    remedy = "Build it anew: bvd norms build --config X --out FILE."
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise TableError(f"{source} is not whole JSON ({error}); it may be truncated. {remedy}") from error
-    if "mup" in content:
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"{source} is not whole JSON ({error}); it may be truncated. {_REMEDY}") from error
+    if isinstance(content, dict) and "mup" in content:
         raise TableError(f"{source} is a muP table, not one of target norms; `bvd norms show` prints it.")
     try:
-        header, atoms = content["header"], content["atoms"]
-        version, stated = header.pop("format_version"), header.pop("digest")
+        header, atoms = dict(content["header"]), content["atoms"]
+        version, stated = header.pop("format_version"), str(header.pop("digest"))
         if version != FORMAT_VERSION:
-            raise TableError(f"{source} has format version {version}; this code reads {FORMAT_VERSION}. {remedy}")
+            raise TableError(f"format version {version}; this code reads {FORMAT_VERSION}.")
         rows = tuple(_row(key, fields) for key, fields in atoms.items())
         table = TargetNormTable(**{**header, "input_shape": tuple(header["input_shape"])}, rows=rows)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise TableError(f"{source}: a field is missing, unknown or of the wrong kind ({error}). {remedy}") from error
+    except TableError as error:
+        raise TableError(f"{source}: {error} {_REMEDY}") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise TableError(f"{source}: a field is missing, unknown or of the wrong kind ({error}). {_REMEDY}") from error
     actual = digest(table)
     if actual != stated:
         raise TableError(
             f"{source}: its digest is {stated[:12]}..., its content has {actual[:12]}...: it was edited or damaged. "
-            f"{remedy} To keep an edit on purpose, load it with Python, and `tables.save` the changed value."
+            f"{_REMEDY} To keep an edit on purpose, load it with Python, and `tables.save` the changed value."
         )
     return table
 
@@ -112,4 +121,5 @@ def _row(key: str, fields: dict[str, Any]) -> Row:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
     }
-    return Row(path=key.split("[")[0] if "slice" in fields else key, **values)
+    part = values.get("slice")
+    return Row(path=key if part is None else key.removesuffix(f"[{':'.join(map(str, part))}]"), **values)

@@ -23,28 +23,36 @@ GAINS: dict[str, Callable[[int, int], float]] = {
     "Scale": lambda *_: 1.0,
     "Rate": lambda *_: 1.0,
     "DepthwiseConv": lambda fan_in, _: 1 / math.sqrt(fan_in),
+    "Conv": lambda fan_in, fan_out: math.sqrt(fan_out / fan_in),  # over the number of taps, see `gain`
 }
 """(fan_in, fan_out) -> largest singular value, or length of each vector, of a dual of unit norm."""
 
 _COLUMNS = ("MaxLinear", "DepthwiseConv")  # their vectors run along fan_in
+_SPECTRAL = ("Linear", "Conv")
 _ENTRIES = ("Scale", "Rate")  # their vectors are single entries
 
 
 def fans(row: Row) -> tuple[int, int]:
-    """(fan_in, fan_out) of one matrix of a row; vectors have fan_in 1."""
-    fan_in, fan_out = (math.prod(row.shape[axis] for axis in axes) for axes in (row.fan_in, row.fan_out))
+    """(fan_in, fan_out) of one matrix of a row, of a Conv that of one tap; vectors have fan_in 1."""
+    fan_in_axes = row.fan_in[len(tap_axes(row)) :]
+    fan_in, fan_out = (math.prod(row.shape[axis] for axis in axes) for axes in (fan_in_axes, row.fan_out))
     return fan_in, fan_out
 
 
+def tap_axes(row: Row) -> tuple[int, ...]:
+    """Axes of a Conv over which it has a matrix each; none for other atoms."""
+    return row.fan_in[:-1] if row.atom == "Conv" else ()
+
+
 def gain(row: Row) -> float:
-    """Largest singular value (Linear) or length of a vector (other atoms) of a step of norm 1."""
-    return GAINS[row.atom](*fans(row))
+    """Largest singular value (Linear, a tap of Conv) or length of a vector (other atoms) of a step of norm 1."""
+    return GAINS[row.atom](*fans(row)) / math.prod(row.shape[axis] for axis in tap_axes(row))
 
 
 def unit_rms(row: Row) -> float:
     """RMS of an entry of a step of norm 1."""
     fan_in, fan_out = fans(row)
-    if row.atom == "Linear":
+    if row.atom in _SPECTRAL:
         return gain(row) / math.sqrt(max(fan_in, fan_out))
     length = fan_in if row.atom in _COLUMNS else 1 if row.atom in _ENTRIES else fan_out
     return gain(row) / math.sqrt(length)

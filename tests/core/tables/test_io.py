@@ -95,7 +95,7 @@ def test_unknown_name_lists_the_known_ones():
     [
         (lambda c: c["header"].update(format_version=99), "format version 99; this code reads 1"),
         (lambda c: c["header"].pop("mass"), "a field is missing"),
-        (lambda c: c["atoms"]["head/kernel"].update(atom="Conv"), "unknown atom 'Conv'; possible: Linear"),
+        (lambda c: c["atoms"]["head/kernel"].update(atom="Conf"), "unknown atom 'Conf'; possible: Linear"),
         (lambda c: c["atoms"]["head/kernel"].update(axis=[1]), "a field is missing, unknown"),
         (lambda c: c["atoms"]["head/kernel"].update(fan_in=[]), "must name each axis"),
         (lambda c: c.pop("atoms"), "a field is missing"),

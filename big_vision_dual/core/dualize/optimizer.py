@@ -1,0 +1,54 @@
+"""The usual chain around `scale_by_dualize`, from whatever says what the parameters are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from big_vision_dual.core import norms, tables, trees
+from big_vision_dual.core.dualize import geometry
+from big_vision_dual.core.dualize.graft import scale_by_dualize
+from big_vision_dual.core.tables.schema import TargetNormTable
+
+
+def dualized(
+    source: TargetNormTable | norms.Module | str | os.PathLike[str] | Any,
+    learning_rate: float | Callable[[Any], Any],
+    *,
+    momentum: Any = 0.9,
+    nesterov: bool = True,
+    weight_decay: Any = 0.0,
+    **options: Any,
+) -> optax.GradientTransformation:
+    """An optimizer: Nesterov momentum, dual maps to the target norms, decoupled weight decay, times -learning_rate.
+
+    source: a table, its file or name in norm_cache, a norm tree (`norms.Module`), or the parameters themselves, whose
+      table is then `tables.flat(source)`.
+    learning_rate: a number or a schedule of the step count.
+    weight_decay: a step takes learning_rate * weight_decay off the matrices (Linear, MaxLinear, Embed and the
+      convolutions); 0 for none.
+    options: further arguments of `scale_by_dualize`.
+    """
+    table = table_of(source)
+    stages = [scale_by_dualize(table, momentum=momentum, nesterov=nesterov, **options)]
+    if not (isinstance(weight_decay, (int, float)) and weight_decay == 0):
+        stages.append(optax.add_decayed_weights(weight_decay, mask=lambda params: _matrices(table, params)))
+    return optax.chain(*stages, optax.scale_by_learning_rate(learning_rate))
+
+
+def table_of(source: Any) -> TargetNormTable:
+    """The table that `source` is, names, or gives; see `dualized`."""
+    if isinstance(source, norms.Module):
+        return tables.build(source)
+    if isinstance(source, (TargetNormTable, str, os.PathLike)):
+        return tables.resolve(source)
+    return tables.flat(source)
+
+
+def _matrices(table: TargetNormTable, params: Any) -> Any:
+    """A tree of bools: what starts at unit norm, and not at a size that means something."""
+    rows = table.by_path()
+    return trees.map_with_path(lambda path, _: geometry.ATOMS[rows[path][0].atom].projects_to == "sphere", params)
