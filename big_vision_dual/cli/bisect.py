@@ -10,6 +10,7 @@ from rich.table import Table
 
 from big_vision_dual.train import recipes
 
+EXAMPLES = ("", "--study factorial --switches optimizer,init --seeds 2", "--study growth --out runs/growth")
 VECTORS = ".*/(bias|scale)"
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from big_vision_dual.train import recipes
 
+EXAMPLES = ("", "--settings dualize --axis depth --sizes 2,4,8", "--config mamba_bytes --sizes 32,64,128")
 LRS = {"adamw": 2**-7, "adamw_dual": 2**-7, "mup": 2**-7}  # and .1 where dualized
 
 

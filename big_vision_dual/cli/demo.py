@@ -12,6 +12,8 @@ from big_vision_dual.lab import demo
 from big_vision_dual.models import norm_trees
 from big_vision_dual.train import recipes
 
+EXAMPLES = ("", "--workdir runs/small --config.total_steps=50")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the runs and the picture go; --config.KEY=VALUE changes both recipes."""

@@ -11,6 +11,11 @@ from rich.table import Table
 
 from big_vision_dual.train import recipes
 
+EXAMPLES = (
+    "--config mnist5k_vit --workdir runs/mnist --only val",
+    "--config vit_s16_i1k --config.model_init=FILE.npz --json",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is evaluated, and by which evaluators."""

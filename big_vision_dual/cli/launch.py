@@ -8,6 +8,11 @@ import sys
 
 from big_vision_dual.pods import gcloud, launcher, topologies
 
+EXAMPLES = (
+    "--tpu v4-32 --zone us-central2-b --name run1 --config vit_s16_i1k_dual --workdir gs://BUCKET/run1 --spot",
+    "--tpu v5e-8 --zone us-west4-a --name run2 --config cifar10_vit --workdir gs://BUCKET/run2 --execute",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `bvd launch`."""

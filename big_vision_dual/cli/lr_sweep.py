@@ -10,6 +10,8 @@ from rich.table import Table
 
 from big_vision_dual.train import recipes
 
+EXAMPLES = ("", "--settings dualize --sizes 16,32 --log2-lrs=-5:-1", "--config study_vit:cifar10 --axis depth --seeds 2")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from big_vision_dual.core import errors
+from big_vision_dual.train import command
 
 COMMANDS = {
     "bisect": "from the standard ViT with AdamW to the dualized one, switch by switch",
+    "completion": "the shell script that completes this command's words",
     "coord-check": "whether the change of activations depends on width or depth",
     "demo": "train AdamW and the dualized ViT side by side on MNIST digits",
     "eval": "evaluate what a run left, or a weights file, with a recipe's evaluators",
     "launch": "run a recipe on a TPU slice: create, install, start, follow, resume, delete; prints unless --execute",
+    "list": "the recipes, tables, tracks, optimizers and config fields that there are",
     "lr-sweep": "whether the best learning rate depends on width or depth",
     "norms": "build, show, diff, check and audit target_norm tables",
     "preflight": "compile a recipe's step for TPU slices that you do not have: memory, time, collectives",
@@ -22,24 +27,42 @@ COMMANDS = {
     "sample": "text from a run of a byte-level language model",
     "train": "train a recipe; the same as python -m big_vision_dual.train",
 }
+_ALL = """Modular duality for training vision models.
+
+Config fields are changed by --config.KEY=VALUE in every command that takes --config (docs/config.md)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0 done, 1 a finding or failure, 2 wrong input."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="bvd", description="Modular duality for training vision models.")
+    name = argv[0] if argv else ""
+    parser, commands = parsers([name] if name in COMMANDS else [])
+    if name and name not in COMMANDS and not name.startswith("-"):
+        parser.error(f"no command {name!r}{errors.did_you_mean(name, COMMANDS)}; possible: {', '.join(COMMANDS)}.")
+    args = parser.parse(argv, commands.get(name))
+    return errors.guarded(f"bvd {name}", lambda: module(name).run(args))
+
+
+def parsers(filled: Sequence[str]) -> tuple[command.Parser, dict[str, argparse.ArgumentParser]]:
+    """(the parser of bvd, {command: its parser}); only the arguments of the commands `filled` are added."""
+    parser = command.Parser(prog="bvd", description=_ALL)
+    parser.add_argument("--version", action="version", version=f"big_vision_dual {_version()}")
     choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
-        command = choices.add_parser(name, help=summary, description=summary.capitalize() + ".")
-        if argv[:1] == [name]:
-            _module(name).add_arguments(command)
-    args, overrides = parser.parse_known_args(argv)
-    wrong = [word for word in overrides if not word.startswith("--config.")]
-    if wrong:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}. See bvd {args.command} --help.")
-    args.overrides = overrides
-    return errors.guarded(f"bvd {args.command}", lambda: _module(args.command).run(args))
+        one = choices.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if name in filled:
+            module(name).add_arguments(one)
+            one.epilog = command.examples(f"bvd {name}", module(name).EXAMPLES)
+    return parser, dict(choices.choices)
 
 
-def _module(name: str):
+def module(name: str) -> ModuleType:
+    """The module of a command, with EXAMPLES, add_arguments and run."""
     return importlib.import_module(f"big_vision_dual.cli.{name.replace('-', '_')}")
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("big_vision_dual")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed: a clone on the path)"

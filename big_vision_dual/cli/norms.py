@@ -13,6 +13,14 @@ from big_vision_dual.core import tables
 from big_vision_dual.models import mup, norm_trees
 from big_vision_dual.train import recipes
 
+EXAMPLES = (
+    "build --config mnist5k_vit_dual --config.norms.blocks_mass=5 --out t.json",
+    "show vit_s16_i1k --plot t.png",
+    "diff vit_s16_i1k vit_s16_i1k_seed",
+    "check mnist5k_vit --config mnist5k_vit_dual",
+    "audit --config mnist5k_vit_dual",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the five verbs."""

@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 
+EXAMPLES = (
+    "--config vit_s16_i1k_dual --topology v3-8 v4-32 --vs vit_s16_i1k",
+    "--config mnist5k_vit --topology v5e-4 --json",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `bvd preflight`."""

@@ -10,6 +10,8 @@ from big_vision_dual.core import files
 
 WATCH_SECONDS = 30
 
+EXAMPLES = ("runs/demo/baseline runs/demo/dualized --out demo.html",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which runs, and where the page goes."""

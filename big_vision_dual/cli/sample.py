@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+EXAMPLES = ('runs/mamba_bytes --prompt "The " --length 200', "runs/mamba_bytes --temperature 0")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-
 from big_vision_dual.train import command
 
+EXAMPLES = command.EXAMPLES
 add_arguments = command.add_arguments
-
-
-def run(args: argparse.Namespace) -> int:
-    """Trains."""
-    return command.run(args, args.overrides)
+run = command.run
