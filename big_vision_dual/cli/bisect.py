@@ -8,6 +8,7 @@ import pathlib
 from rich.console import Console
 from rich.table import Table
 
+from big_vision_dual.cli import checks
 from big_vision_dual.train import recipes
 
 EXAMPLES = ("", "--study factorial --switches optimizer,init --seeds 2", "--study growth --out runs/growth")
@@ -16,16 +17,29 @@ VECTORS = ".*/(bias|scale)"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("--config", default="study_vit", help="the base recipe (default study_vit: MNIST digits)")
+    from big_vision_dual.lab.studies.bisect import SWITCHES
+
+    parser.add_argument("--config", default="study_vit", help="the base recipe")
     parser.add_argument("--study", choices=tuple(_STUDIES), default="dual",
                         help="one switch at a time from an end, all combinations, the target norms of some atoms, or "
                         "growth of weights")  # fmt: skip
     parser.add_argument(
-        "--switches", help="of standard and dual (default: all) and factorial (default: optimizer,residual,init)"
+        "--switches",
+        type=checks.names(SWITCHES, "switch"),
+        help="of standard and dual (default: all) and factorial (default: optimizer,residual,init)",
     )
-    parser.add_argument("--atoms", default=VECTORS, help="of shares: regexes of whole paths, split at commas")
-    parser.add_argument("--factors", default="0.25,0.0625,0", help="of shares: on the target norms of those atoms")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--atoms", type=checks.regexes, default=VECTORS, help="of shares: regexes of whole paths, split at commas"
+    )
+    parser.add_argument(
+        "--factors",
+        type=checks.numbers("[0, inf)"),
+        default="0.25,0.0625,0",
+        help="of shares: on the target norms of those atoms",
+    )
+    parser.add_argument(
+        "--seeds", type=checks.whole(2), default=3, help="trainings of each variant, of which the intervals are"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/bisect"), help="folder of results")
 
 
@@ -44,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 def _one_at_a_time(args: argparse.Namespace, base: dict, results, console: Console) -> pathlib.Path:
     from big_vision_dual.lab.studies import bisect
 
-    switches = args.switches.split(",") if args.switches else list(bisect.SWITCHES)
+    switches = args.switches or list(bisect.SWITCHES)
     reference = bisect.tune(base, bisect.ENDS[args.study], args.seeds, results)
     effects = []
     for switch, value, variant in bisect.one_at_a_time(args.study, switches):
@@ -57,9 +71,8 @@ def _shares(args: argparse.Namespace, base: dict, results, console: Console) -> 
     from big_vision_dual.lab.studies import bisect
 
     reference = bisect.tune(base, bisect.DUAL, args.seeds, results)
-    factors = [float(factor) for factor in args.factors.split(",")]
     effects = []
-    for pattern, factor, scaled in bisect.shares(base, args.atoms.split(","), factors):
+    for pattern, factor, scaled in bisect.shares(base, args.atoms, args.factors):
         effects.append(bisect.effect(pattern, factor, bisect.tune(scaled, bisect.DUAL, args.seeds, results), reference))
         console.print(_line(effects[-1]))
     return _report(args, "target norms of some atoms", effects, reference, console)
@@ -79,7 +92,7 @@ def _factorial(args: argparse.Namespace, base: dict, results, console: Console) 
     from big_vision_dual.lab.report import bisect_plot
     from big_vision_dual.lab.studies import bisect
 
-    switches = (args.switches or "optimizer,residual,init").split(",")
+    switches = args.switches or ["optimizer", "residual", "init"]
     tuned = [bisect.tune(base, variant, args.seeds, results) for variant in bisect.factorial(switches)]
     view = Table(*switches, "best log2 lr", "loss", "accuracy", title="full factorial, means over seeds")
     for each in tuned:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 
 from rich.console import Console
 from rich.table import Table
 
+from big_vision_dual.cli import checks
 from big_vision_dual.train import recipes
 
 EXAMPLES = ("", "--settings dualize --axis depth --sizes 2,4,8", "--config mamba_bytes --sizes 32,64,128")
@@ -16,22 +16,23 @@ LRS = {"adamw": 2**-7, "adamw_dual": 2**-7, "mup": 2**-7}  # and .1 where dualiz
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("--config", default="study_vit", help="the base recipe (default study_vit: MNIST digits)")
-    parser.add_argument("--settings", default="adamw,mup,dualize", help="see big_vision_dual.lab.studies.settings")
-    parser.add_argument("--axis", choices=("width", "depth"), default="width")
-    parser.add_argument("--sizes", default="64,128,256,512", help="widths or depths, ascending")
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=3)
+    checks.add_study(parser, sizes="64,128,256,512", out="runs/coord_check")
+    parser.add_argument("--steps", type=checks.whole(1), default=5, help="of training, 3 at least for the change")
     parser.add_argument(
         "--statistic",
         choices=("change", "rms", "mean_abs"),
         default="change",
         help="of each activation: RMS change since initialization (default), or its own RMS or mean absolute value",
     )
-    parser.add_argument("--lr", type=float, help="default 2^-7 for AdamW and muP, .1 where dualized")
-    parser.add_argument("--hidden", type=float, default=0.2, help="largest slope of a hidden activation")
-    parser.add_argument("--logits", type=float, default=0.4, help="the same for logits and attention logits")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/coord_check"), help="folder of results")
+    parser.add_argument(
+        "--lr", type=checks.number("(0, inf)"), help="default 2^-7 for AdamW and muP, .1 where dualized"
+    )
+    parser.add_argument(
+        "--hidden", type=checks.number("(0, inf)"), default=0.2, help="largest slope of a hidden activation"
+    )
+    parser.add_argument(
+        "--logits", type=checks.number("(0, inf)"), default=0.4, help="the same for logits and attention logits"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,14 +41,20 @@ def run(args: argparse.Namespace) -> int:
     from big_vision_dual.lab.studies import coord_check
     from big_vision_dual.lab.studies.results import Results
 
+    if args.steps < coord_check.STATISTICS[args.statistic]:
+        raise ValueError(
+            f"--steps {args.steps}: a change counts from step {coord_check.STATISTICS[args.statistic]} on."
+        )
     console = Console()
     base = recipes.load(args.config, args.overrides).to_dict()
     results = Results(args.out / "results.jsonl")
-    sizes = [int(size) for size in args.sizes.split(",")]
     drawn, flat = {}, {}
-    for setting in args.settings.split(","):
+    planned = {}
+    for setting in args.settings:
         lr = args.lr or LRS.get(setting, 0.1)
-        trials = coord_check.trials(base, setting, args.axis, sizes, lr, args.seeds, args.steps)
+        planned[setting] = coord_check.trials(base, setting, args.axis, args.sizes, lr, args.seeds, args.steps)
+    checks.buildable(trial.config for trials in planned.values() for trial in trials)
+    for setting, trials in planned.items():
         records = coord_check.run(trials, results)
         slopes = coord_check.slopes(records, args.axis, args.statistic, hidden=args.hidden, logits=args.logits)
         console.print(
@@ -57,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         drawn[setting] = coord_check.means(records, args.axis, modules, args.statistic)
         flat[setting] = all(slope.flat for slope in slopes)
     picture = args.out / f"coord_{args.statistic}.png"
-    coord_plot.draw(drawn, sizes, args.axis, args.statistic, picture)
+    coord_plot.draw(drawn, args.sizes, args.axis, args.statistic, picture)
     console.print(f"wrote {picture} and {args.out / 'results.jsonl'}")
     return 0 if all(flat.values()) else 1
 

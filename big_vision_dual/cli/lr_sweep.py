@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 
 from rich.console import Console
 from rich.table import Table
 
+from big_vision_dual.cli import checks
 from big_vision_dual.train import recipes
 
-EXAMPLES = ("", "--settings dualize --sizes 16,32 --log2-lrs=-5:-1", "--config study_vit:cifar10 --axis depth --seeds 2")
+EXAMPLES = ("", "--settings dualize --sizes 16,32 --log2-lrs=-5:-1", "--config study_vit:cifar10 --axis depth")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("--config", default="study_vit", help="the base recipe (default study_vit: MNIST digits)")
-    parser.add_argument("--settings", default="adamw,mup,dualize", help="see big_vision_dual.lab.studies.settings")
-    parser.add_argument("--axis", choices=("width", "depth"), default="width")
-    parser.add_argument("--sizes", default="16,32,64,128", help="widths or depths, ascending")
+    checks.add_study(parser, sizes="16,32,64,128", out="runs/lr_sweep")
     parser.add_argument(
         "--log2-lrs", metavar="LOW:HIGH", help="octaves, e.g. --log2-lrs=-11:-5 (with =); default by setting"
     )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--window", type=float, default=2.0, help="octaves around the lowest loss to fit (default 2)")
-    parser.add_argument("--at-once", type=int, help="trials in one program (default: as many as fit in memory)")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/lr_sweep"), help="folder of results")
+    parser.add_argument(
+        "--window", type=checks.number("(0, inf)"), default=2.0, help="octaves around the lowest loss to fit"
+    )
+    parser.add_argument(
+        "--at-once", type=checks.whole(1), help="trials in one program (default: as many as fit in memory)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,11 +36,12 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     base = recipes.load(args.config, args.overrides).to_dict()
     results = Results(args.out / "results.jsonl")
-    sizes = [int(size) for size in args.sizes.split(",")]
-    panels = {}
-    for setting in args.settings.split(","):
+    panels, planned = {}, {}
+    for setting in args.settings:
         octaves = lr_transfer.octaves(setting, args.log2_lrs)
-        trials = lr_transfer.trials(base, setting, args.axis, sizes, octaves, args.seeds)
+        planned[setting] = lr_transfer.trials(base, setting, args.axis, args.sizes, octaves, args.seeds)
+    checks.buildable(trial.config for trials in planned.values() for trial in trials)
+    for setting, trials in planned.items():
         records, timing = sweep.run(trials, results, at_once=args.at_once)
         transfer = lr_transfer.analyse(records, setting, args.axis, args.window)
         console.print(_table(transfer))

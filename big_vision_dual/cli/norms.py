@@ -9,7 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from big_vision_dual.cli import checks
 from big_vision_dual.core import tables
+from big_vision_dual.lab.studies.settings import SETTINGS
 from big_vision_dual.models import mup, norm_trees
 from big_vision_dual.train import recipes
 
@@ -36,15 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     diff = verbs.add_parser("diff", help="compare two tables, largest ratio of target norms first; 1 if they differ")
     diff.add_argument("a")
     diff.add_argument("b")
-    diff.add_argument("--most", type=int, default=20, help="how many leaves to print (default 20)")
+    diff.add_argument("--most", type=checks.whole(0), default=20, help="how many leaves to print")
     check = verbs.add_parser("check", help="does a table fit the parameters of a config's model?")
     check.add_argument("table")
     check.add_argument("--config", required=True)
     audit = verbs.add_parser("audit", help="measure what the table of a config declares; 1 if something is flagged")
     audit.add_argument("--config", required=True, help="a dualized recipe with data that fit in memory")
-    audit.add_argument("--setting", help="put on top of it: dualize | dualize_seed | dualize_flat | dualize_fixed")
-    audit.add_argument("--factor", type=float, default=8.0, help="how far off is too far (default 8)")
-    audit.add_argument("--steps", type=int, default=20, help="training steps for the growth of weights (default 20)")
+    audit.add_argument(
+        "--setting", choices=[name for name in SETTINGS if name.startswith("dualize")], help="put on top of it"
+    )
+    audit.add_argument("--factor", type=checks.number("(1, inf)"), default=8.0, help="how far off is too far")
+    audit.add_argument("--steps", type=checks.whole(1), default=20, help="training steps for the growth of weights")
 
 
 def run(args: argparse.Namespace) -> int:

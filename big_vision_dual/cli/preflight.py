@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+
+from big_vision_dual.cli import checks
 
 EXAMPLES = (
     "--config vit_s16_i1k_dual --topology v3-8 v4-32 --vs vit_s16_i1k",
@@ -16,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="recipe; --config.key=value changes it")
     parser.add_argument("--topology", required=True, nargs="+", help="slices, for example v3-8 v4-32 v5e-16 v6e-256")
     parser.add_argument("--vs", help="a second recipe to compare with, same overrides")
-    parser.add_argument("--num-examples", type=int, help="training examples of an epoch, where the data is not known")
+    parser.add_argument(
+        "--num-examples", type=checks.whole(1), help="training examples of an epoch, where the data is not known"
+    )
     parser.add_argument("--no-momentum", action="store_true", help="do not compile plain momentum for comparison")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -28,23 +33,17 @@ def run(args: argparse.Namespace) -> int:
 
     from big_vision_dual.pods import preflight, preflight_report, step_cost, topologies
     from big_vision_dual.train import recipes
+    from big_vision_dual.train.progress import Work
 
     slices = [topologies.parse(name) for name in args.topology]
-    said = Console(stderr=True)
+    configs = {name: recipes.load(name, args.overrides) for name in filter(None, (args.config, args.vs))}
+    examples = {name: step_cost.num_examples(config, args.num_examples) for name, config in configs.items()}
     reports = []
-    for name in filter(None, (args.config, args.vs)):
-        config = recipes.load(name, args.overrides)
-        examples = step_cost.num_examples(config, args.num_examples)
-        for tpu in slices:
-            report = preflight.preflight(
-                name,
-                config,
-                tpu,
-                examples,
-                baseline=not args.no_momentum,
-                say=lambda text: said.print(text, markup=False),
-            )
-            reports.append(report)
+    with Work("configs on slices", len(configs) * len(slices)) as work:
+        for (name, config), tpu in itertools.product(configs.items(), slices):
+            compared = not args.no_momentum
+            reports.append(preflight.preflight(name, config, tpu, examples[name], baseline=compared, say=work.say))
+            work.advance()
     if args.json:
         print(preflight_report.to_json(reports))
     else:

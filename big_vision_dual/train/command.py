@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What a run is told beside its --config.KEY=VALUE overrides."""
-    parser.add_argument("--config", required=True, help="a config file, or a recipe by name (bvd list), with an optional :arg")
+    parser.add_argument("--config", required=True, help="a config file or a recipe's name, with an optional :arg")
     parser.add_argument("--workdir", required=True, help="folder for metrics and checkpoints, local or gs://")
     parser.add_argument("--distributed", choices=_DISTRIBUTED, default="auto", help="join a pod's other hosts")
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar with ETA on a terminal, plain lines anywhere else."""
+"""What a person sees of a run or a study: a bar with the time to go on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -10,6 +10,78 @@ import jax
 from rich import console, progress
 
 _SHOWN = ("training_loss", "img/sec", "mfu")
+_LINE_SECONDS = 20.0  # at least between two lines of `Work` in a file
+
+
+class Eta:
+    """The time to go, from the pace since the first time that anything was done: that includes no compilation."""
+
+    def __init__(self, total: float):
+        self._total = total
+        self._first: tuple[float, float] | None = None
+
+    def text(self, done: float) -> str:
+        """'ETA 1:02:03' after `done` of the total; without a pace, no time."""
+        if self._first is None:
+            self._first = done, time.monotonic()
+        begun, since = self._first
+        if done <= begun:
+            return "ETA -"
+        return f"ETA {clock((time.monotonic() - since) / (done - begun) * (self._total - done))}"
+
+
+def clock(seconds: float) -> str:
+    """'1:02:03'."""
+    return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}:{int(seconds % 60):02}"
+
+
+def duration(seconds: float) -> str:
+    """Time as a person would say it: '3.2 ms', '41 s', '1:02:03'."""
+    if seconds < 1:
+        return f"{1000 * seconds:.2g} ms"
+    return f"{seconds:.3g} s" if seconds < 100 else clock(seconds)
+
+
+class Work:
+    """Context: how much of a countable work is done, on stderr; lines where that is no terminal.
+
+    what: what is counted, such as 'trials'. done: what was done before.
+    """
+
+    def __init__(self, what: str, total: float, done: float = 0.0, quiet: bool = False):
+        self._what, self._total, self._done, self._eta = what, total, done, Eta(total)
+        self._console = console.Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._lines = not self._console.is_terminal
+        self._said = float("-inf")
+        columns = [progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TimeElapsedColumn(),
+                   progress.TextColumn("{task.fields[eta]}")]  # fmt: skip
+        self._bar = progress.Progress(*columns, console=self._console, disable=quiet or self._lines)
+        self._task = self._bar.add_task(self._text(), total=total, completed=done, eta="ETA -")
+
+    def __enter__(self) -> Work:
+        self._bar.start()
+        self._eta.text(self._done)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, amount: float = 1.0) -> None:
+        """So much more is done."""
+        self._done += amount
+        eta = self._eta.text(self._done)
+        self._bar.update(self._task, completed=self._done, description=self._text(), eta=eta)
+        now = time.monotonic()
+        if self._lines and (now - self._said > _LINE_SECONDS or self._done >= self._total):
+            self._said = now
+            self.say(f"{self._text()}  {eta}")
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        self._console.print(text, markup=False)
+
+    def _text(self) -> str:
+        return f"{self._done:.3g}/{self._total:g} {self._what}"
 
 
 class Progress:
@@ -19,21 +91,17 @@ class Progress:
     """
 
     def __init__(self, first_step: int, total_steps: int, plain_lines: bool = True):
-        self._first, self._total = first_step, total_steps
+        self._total, self._eta = total_steps, Eta(total_steps)
         self._console = console.Console(quiet=jax.process_index() != 0, soft_wrap=True, highlight=False)
         self._plain_lines = plain_lines and not self._console.is_terminal
-        self._started: float | None = None
         self._bar = progress.Progress(
             progress.TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
-            progress.BarColumn(),
-            progress.TextColumn("{task.fields[metrics]}"),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("ETA"),
-            progress.TimeRemainingColumn(),
+            progress.BarColumn(bar_width=10),
+            progress.TextColumn("{task.fields[eta]}  {task.fields[metrics]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("training", total=total_steps, completed=first_step, metrics="")
+        self._task = self._bar.add_task("training", total=total_steps, completed=first_step, metrics="", eta="ETA -")
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -43,27 +111,18 @@ class Progress:
         self._bar.stop()
 
     def advance(self, step: int) -> None:
-        if self._started is None:  # the first step of the process is done: what follows is steady
-            self._first, self._started = step, time.monotonic()
-        self._bar.update(self._task, completed=step)
+        self._bar.update(self._task, completed=step, eta=self._eta.text(step))
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Shows the loss, speed and evaluations of a row of metrics."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name in _SHOWN or _is_eval(name))
         self._bar.update(self._task, metrics=text)
         if self._plain_lines:
-            self._console.print(f"step {row['step']:,}/{self._total:,}  {text}  ETA {self._eta(row['step'])}")
+            self._console.print(f"step {row['step']:,}/{self._total:,}  {text}  {self._eta.text(row['step'])}")
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar."""
         self._console.print(text, markup=False)
-
-    def _eta(self, step: int) -> str:
-        done = step - self._first
-        if not done or self._started is None:
-            return "unknown"
-        seconds = (time.monotonic() - self._started) / done * (self._total - step)
-        return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}:{int(seconds % 60):02}"
 
 
 def _is_eval(name: str) -> bool:

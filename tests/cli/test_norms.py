@@ -84,7 +84,7 @@ def test_build_prints_a_mup_table_without_out(capsys):
         (["norms", "build", "--config", "mamba_bytes", "--mup"], "--mup needs config.mup = dict(base_width=...)"),
         (
             ["norms", "build", "--config", "vit_s16_i1k_dual", "--config.norms.blockmass=1"],
-            "Did you mean --config.norms.b",
+            "did you mean 'config.norms.b",
         ),
         (
             ["norms", "build", "--config", "vit_s16_i1k_dual", "--config.norms.conventions=sead"],

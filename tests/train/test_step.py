@@ -158,7 +158,7 @@ def test_head_bias_is_set_where_asked(tiny):
     ("override", "message"),
     [
         ("--config.input.accum_freq=5", "batch_size=32 does not divide among 1 devices.*give a multiple of 5"),
-        ("--config.loss=hinge", "'hinge'; possible: softmax_xent, sigmoid_xent"),
+        ("--config.loss=hinge", "config.loss='hinge'; possible: str 'softmax_xent', 'sigmoid_xent'"),
     ],
 )
 def test_bad_configs_are_named(tiny, override, message):

@@ -21,6 +21,7 @@ from big_vision_dual.lab.studies.program import Numbers, Program, stacked
 from big_vision_dual.lab.studies.results import Record, Results
 from big_vision_dual.models import ssm
 from big_vision_dual.train import losses
+from big_vision_dual.train.progress import Work
 
 # What can be measured of an activation, and the step from which its slope counts. A head that starts at 0 keeps all
 # else still in the first step.
@@ -64,11 +65,13 @@ def trials(
 
 def run(trials: Sequence[grid.Trial], results: Results) -> list[Record]:
     """The records of `trials`; the seeds of one size are one program."""
-    for group in grid.by_program(trials):
-        if any(trial not in results for trial in group):
+    missing = [group for group in grid.by_program(trials) if any(trial not in results for trial in group)]
+    with Work("sizes", len(missing)) as work:
+        for group in missing:
             for trial, measured in zip(group, _measure(group), strict=True):
                 if trial not in results:
                     results.add(trial, {"activations": measured})
+            work.advance()
     return results.of(trials)
 
 

@@ -52,8 +52,10 @@ def octaves(setting: str, given: str | None = None) -> range:
         return _DUALIZE if setting.startswith("dualize") else _ADAM
     try:
         low, high = map(int, given.split(":"))
+        if low >= high:
+            raise ValueError
     except ValueError:
-        raise ValueError(f"log2 learning rates {given!r}; possible: LOW:HIGH such as -11:-4.") from None
+        raise ValueError(f"log2 learning rates {given!r}; possible: LOW:HIGH such as -11:-4, LOW below HIGH.") from None
     return range(low, high + 1)
 
 

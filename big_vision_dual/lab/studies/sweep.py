@@ -14,11 +14,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from rich import console, progress
 
 from big_vision_dual.lab.studies.grid import Trial, by_program
 from big_vision_dual.lab.studies.program import Numbers, Program, TrainState, one_by_one, stacked
 from big_vision_dual.lab.studies.results import Record, Results
+from big_vision_dual.train.progress import Work
 
 POINTS = 20  # of the loss curve; the training loss of a trial is the mean over the last two
 _MEMORY_SHARE = 0.5  # of a device's memory that one program may take
@@ -45,7 +45,8 @@ def run(
     """
     started, compiling, ran = time.monotonic(), 0.0, 0
     groups = by_program(trials)
-    with _Bar(trials, results, quiet) as bar:
+    done = {trial.digest: trial in results for trial in trials}
+    with Work("trials", len(done), sum(done.values()), quiet) as work:
         for group in groups:
             if all(trial in results for trial in group):
                 continue
@@ -54,7 +55,7 @@ def run(
             for part in _parts(group, batch.size):
                 missing = [trial for trial in part if trial not in results]
                 if missing:
-                    finished = batch.run(part, bar.advance)
+                    finished = batch.run(part, work.advance)
                     for trial, result in zip(part, finished, strict=True):
                         if trial not in results:
                             results.add(trial, result)
@@ -159,25 +160,3 @@ def _memory(device: Any) -> int:
     """Bytes of a device; of the machine for a CPU."""
     stats = device.memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(jax.devices())
-
-
-class _Bar:
-    """Progress in trials, with the time to go."""
-
-    def __init__(self, trials: Sequence[Trial], results: Results, quiet: bool):
-        distinct = {trial.digest: trial in results for trial in trials}
-        screen = console.Console(stderr=True)
-        columns = ["trials", progress.BarColumn(), progress.TextColumn("{task.completed:.1f}/{task.total}"),
-                   progress.TimeElapsedColumn(), "ETA", progress.TimeRemainingColumn()]  # fmt: skip
-        self._bar = progress.Progress(*columns, console=screen, disable=quiet or not screen.is_terminal)
-        self._task = self._bar.add_task("", total=len(distinct), completed=sum(distinct.values()))
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self, trials: float) -> None:
-        self._bar.advance(self._task, trials)
