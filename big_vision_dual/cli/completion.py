@@ -60,7 +60,7 @@ def _choices(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
 
     recipes = " ".join(path.stem for path in listed.recipes())
     return [
-        (option, recipes if option in _RECIPES else " ".join(map(str, action.choices)))
+        (option, recipes if option in _RECIPES else " ".join(map(str, action.choices or ())))
         for action in parser._actions
         for option in action.option_strings
         if option in _RECIPES or action.choices

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import statistics
 from typing import Any
 
 import rich.table
@@ -26,17 +27,25 @@ class Trained:
     rows: tuple[dict[str, float], ...]
 
     def last(self, name: str) -> float:
-        return next(row[name] for row in reversed(self.rows) if name in row)
+        return self.values(name)[-1]
+
+    def values(self, name: str) -> list[float]:
+        """All values of a metric, of which not every row has one."""
+        return [row[name] for row in self.rows if name in row]
 
 
 def train(folder: pathlib.Path, overrides: list[str]) -> list[Trained]:
     """Trains both recipes in sub-folders of `folder`; what was left there by a stopped demo is continued."""
-    return [_train(label, recipe, folder / label, overrides) for label, recipe in RUNS.items()]
+    trained = []
+    for number, (label, recipe) in enumerate(RUNS.items(), 1):
+        print(f"training {number} of {len(RUNS)}: {label}")
+        trained.append(_train(label, recipe, folder / label, overrides))
+    return trained
 
 
 def _train(label: str, recipe: str, workdir: pathlib.Path, overrides: list[str]) -> Trained:
     config = recipes.load(recipe, overrides)
-    loop.fit(config, workdir)
+    loop.fit(config, workdir, name=recipe)
     lines = (workdir / metrics.FILE).read_text().splitlines()
     return Trained(label, recipe, config, tuple(json.loads(line) for line in lines))
 
@@ -56,7 +65,7 @@ def summary(runs: list[Trained]) -> rich.table.Table:
             f"{run.last('val/loss'):.3f}",
             f"{run.last('val/acc@1'):.1%}",
             f"{1000 * run.last('step_seconds'):.0f}",
-            f"{run.rows[len(run.rows) // 2]['l2_updates']:.3g}",
+            f"{statistics.median(run.values('l2_updates')):.3g}",
             f"{run.last('l2_params'):.1f}",
         )
     return view

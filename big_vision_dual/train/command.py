@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -84,11 +85,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains with parsed arguments; 0 when done."""
-    from big_vision_dual.train import distributed, quiet, recipes
+    import jax
+
+    from big_vision_dual.train import distributed, quiet, recipes, telling
     from big_vision_dual.train.loop import fit
 
+    started = time.monotonic()
     with quiet.libraries(), distributed.joined(args.distributed):
-        fit(recipes.load(args.config, args.overrides), args.workdir)
+        last = fit(recipes.load(args.config, args.overrides), args.workdir, name=args.config)
+        if jax.process_index() == 0:
+            print(telling.closing(last, time.monotonic() - started, args.workdir))
     return 0
 
 

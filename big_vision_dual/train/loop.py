@@ -27,6 +27,7 @@ from big_vision_dual.train import (
     setup,
     signals,
     start,
+    telling,
     throughput,
     wandb_log,
 )  # fmt: skip
@@ -39,11 +40,13 @@ from big_vision_dual.train.update import TrainState
 _IN_FLIGHT = 2  # steps that may be queued on the devices: enough to keep them busy, few enough to hold their batches
 
 
-def fit(config: Any, workdir: epath.PathLike | None = None, *, source: data.Source | None = None) -> dict[str, Any]:
+def fit(
+    config: Any, workdir: epath.PathLike | None = None, *, source: data.Source | None = None, name: str = ""
+) -> dict[str, Any]:
     """Trains as `config` says, from where `workdir` was left; returns the last value of every metric.
 
     workdir: folder, local or gs://, for metrics, checkpoints and all that describes the run; None keeps
-      nothing. source: training data in place of config.input.data.
+      nothing. source: training data in place of config.input.data. name: the recipe's, for the person watching.
 
     Raises signals.Stopped, which ends the process with exit code 75, once a stop that SIGTERM or SIGINT asked
     for is saved; health.NonFiniteError; checkpoint.CheckpointError; workdir.WorkdirError; distributed.HostLost;
@@ -51,7 +54,7 @@ def fit(config: Any, workdir: epath.PathLike | None = None, *, source: data.Sour
     """
     with workdir_lib.unwritable_named(workdir), contextlib.ExitStack() as stack:
         stop = stack.enter_context(signals.StopRequest())
-        session = _Session(setup.prepare(config, source), workdir, stack)
+        session = _Session(setup.prepare(config, source), workdir, stack, name)
         with distributed.lost_hosts_named():
             return session.train(stop)
 
@@ -68,7 +71,7 @@ class _Every:
 class _Session:
     """A run in one process, from its start to its last step or a stop."""
 
-    def __init__(self, run: setup.Run, workdir: epath.PathLike | None, stack: contextlib.ExitStack):
+    def __init__(self, run: setup.Run, workdir: epath.PathLike | None, stack: contextlib.ExitStack, name: str):
         self._run = run
         self._every = _Every(
             run.steps("log_training", default=50), run.steps("ckpt", default=1000), run.steps("keep_ckpt", default=0)
@@ -90,6 +93,7 @@ class _Session:
         self._profile = stack.enter_context(Profile(run.config.get("profile"), folder))
         self._clock = _clock(run, begun.notes.get("core_seconds", 0.0))
         self._progress = stack.enter_context(Progress(self._step, run.total_steps))
+        self._progress.say(telling.header(run, name, workdir))
         self._progress.say(begun.told)
 
     def _compile(self) -> Any:

@@ -56,7 +56,8 @@ class Work:
         columns = [progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TimeElapsedColumn(),
                    progress.TextColumn("{task.fields[eta]}")]  # fmt: skip
         self._bar = progress.Progress(*columns, console=self._console, disable=quiet or self._lines)
-        self._task = self._bar.add_task(self._text(), total=total, completed=done, eta="ETA -")
+        self._task = self._bar.add_task(self._text(), total=total, eta="ETA -")
+        self._bar.update(self._task, completed=done)
 
     def __enter__(self) -> Work:
         self._bar.start()
