@@ -326,12 +326,12 @@ def _checked_output(apply: Apply, params: PyTree, batch: PyTree) -> None:
     if not hasattr(output, "shape"):
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(output)]
         raise MeasureError(
-            f"apply gives a {type(output).__name__} with leaves {', '.join(paths[:5])}; it must give one array. Choose: "
+            f"apply gives a {type(output).__name__} with leaves {', '.join(paths[:5])}; it must give one array: "
             f"apply=lambda params, batch: model(params, batch){paths[0] if paths else '[...]'}."
         )
     if not jnp.issubdtype(output.dtype, jnp.floating) or output.ndim < 1:
         raise MeasureError(
-            f"apply gives {output.dtype}{list(output.shape)}; it must give real numbers (..., features), such as logits."
+            f"apply gives {output.dtype}{list(output.shape)}; possible: real numbers (..., features), such as logits."
         )
     if not bool(jnp.all(jnp.isfinite(output))):
         raise MeasureError("apply gives NaN or infinity on this batch; measure a model whose output is finite.")
