@@ -149,7 +149,7 @@ def test_wrong_options_are_named(params, options, message):
 
 def test_refreshed_target_norms_follow_the_parameters(params):
     atoms = tables.flat(params)
-    tx = measured.scale_by_measured(mlp, atoms, every=2, momentum=0.0)
+    tx = measured.scale_by_measured(mlp, atoms, every=2, momentum=0.0, polar="polar_express")
     grads = jax.grad(square_loss)(params, X)
     update = jax.jit(tx.update)
     updates, state = update(grads, tx.init(params), params, batch=X)
