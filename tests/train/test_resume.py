@@ -7,7 +7,7 @@ import signal
 import pytest
 from run_rows import repeatable as rows
 
-from big_vision_dual.train import checkpoint, signals
+from big_vision_dual.train import checkpoint, run_files, signals
 from big_vision_dual.train.loop import fit
 
 
@@ -34,14 +34,14 @@ def test_sigterm_then_the_same_command_equals_the_uninterrupted_run(tmp_path, ti
 def test_a_damaged_checkpoint_is_skipped_and_its_steps_are_computed_again(tmp_path, tiny, caplog):
     fit(tiny(model="mlp"), tmp_path)
     whole = rows(tmp_path)
-    newest = tmp_path / checkpoint.FOLDER / "12" / "state"
+    newest = tmp_path / run_files.CHECKPOINTS / "12" / "state"
     for file in newest.rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
     fit(tiny(model="mlp"), tmp_path)
     assert "checkpoint 12" in caplog.text
     assert rows(tmp_path) == whole
-    assert sorted(path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()) == ["12", "12.damaged", "8"]
+    assert sorted(path.name for path in (tmp_path / run_files.CHECKPOINTS).iterdir()) == ["12", "12.damaged", "8"]
 
 
 def test_config_resume_continues_another_run(tmp_path, tiny):
