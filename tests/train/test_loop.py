@@ -94,7 +94,7 @@ def test_a_workdir_that_cannot_be_made(tiny):
 def test_model_init_starts_from_a_weights_file(tmp_path, tiny):
     state = setup.prepare(tiny("--config.seed=8", model="mlp")).fns.init()
     weights.save(state.params, tmp_path / "w.npz")
-    one_step = ("--config.total_steps=1", "--config.lr=0.")
+    one_step = ("--config.total_steps=1", "--config.lr=1e-30", "--config.wd=0.")
     fit(tiny(*one_step, f"--config.model_init={tmp_path / 'w.npz'}", model="mlp"), tmp_path / "run")
     (row,) = run_files.rows(tmp_path / "run")
     fit(tiny(*one_step, "--config.seed=8", model="mlp"), tmp_path / "fresh")
