@@ -91,7 +91,7 @@ def test_resume_step_goes_back_once_and_then_on(tmp_path, tiny, monkeypatch):
         told = []
         monkeypatch.setattr(Progress, "say", lambda _, text, told=told: told.append(text))
         fit(config, tmp_path)
-        assert told[0] == f"continues at step {begins} of this workdir"
+        assert told[1] == f"continues at step {begins} of this workdir"
         assert rows(tmp_path) == whole
     names = sorted(path.name for path in (tmp_path / run_files.CHECKPOINTS).iterdir())
     assert names == ["12", "12.superseded", "12.superseded-2", "8"]
@@ -99,7 +99,7 @@ def test_resume_step_goes_back_once_and_then_on(tmp_path, tiny, monkeypatch):
 
 def test_one_training_a_workdir(tmp_path, tiny):
     with lock.held(epath.Path(tmp_path)):
-        with pytest.raises(workdir.WorkdirError, match=rf"another training has the workdir .*process {os.getpid()} of "):
+        with pytest.raises(workdir.WorkdirError, match=rf"another training has .*: process {os.getpid()} of "):
             fit(tiny(model="mlp"), tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == [run_files.OWNER]
     assert fit(tiny("--config.total_steps=1", model="mlp"), tmp_path)["step"] == 1
