@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 
 import photos
 
@@ -11,8 +12,8 @@ NUM_TRAIN, NUM_TEST = sum(TRAIN_FILES), 10
 NUM_CLASSES = 100  # image i of train has label i, image i of test label 50 + i
 
 
-def write(root: pathlib.Path) -> str:
-    """Writes the data set under `root` and returns the data_dir to give to a config."""
+def write(root: pathlib.Path, images: Mapping[int, bytes] | None = None) -> str:
+    """Writes the data set under `root` and returns the data_dir to give to a config; images: {label: file} instead."""
     import tensorflow_datasets as tfds
 
     from big_vision_dual.train.pp.quiet_tf import tf
@@ -33,7 +34,7 @@ def write(root: pathlib.Path) -> str:
             path = folder / f"tiny-{name}.tfrecord-{number:05d}-of-{len(files):05d}"
             with tf.io.TFRecordWriter(str(path)) as writer:
                 for index in range(label, label + count):
-                    image = photos.synthetic(24 + index % 3, 32, seed=index)
+                    image = (images or {}).get(index) or photos.synthetic(24 + index % 3, 32, seed=index)
                     example = {"image": image, "label": index, "file_name": f"{index}.jpg"}
                     writer.write(features.serialize_example(features.encode_example(example)))
             label += count

@@ -6,11 +6,14 @@ A file is written whole or not at all. What cannot be read is a `FileError` that
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
 import stat
 from typing import Any
+
+import numpy as np
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
 FORMER_NAMES = {"vit_s16_i1k_seed": "vit_s16_i1k_first_attempt"}
@@ -82,6 +85,18 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{os.fspath(path)} is damaged, or no JSON: {error or type(error).__name__}.") from error
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """{name: array} of a NumPy archive; nothing in it is executed. Raises FileError where it is none, or damaged."""
+    try:
+        with path_of(path).open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile, zlib, ast and NumPy raise some ten kinds on damaged bytes
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a damaged offset, sought
+            raise
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise FileError(f"{os.fspath(path)} is no .npz archive, or a damaged one ({said}).") from error
 
 
 def _special(path: pathlib.Path) -> bool:

@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
-from big_vision_dual.core import trees
+from big_vision_dual.core import files, trees
+from big_vision_dual.models.weights import WeightsError
 
 _KEYS = (  # torch pattern, Flax path; {} stands for a layer's number
     ("embedding.weight", "embedding/embedding"),
@@ -59,11 +61,14 @@ def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Flax parameters from an .npz or .safetensors file with torch keys."""
-    if _is_npz(path):
-        with np.load(path) as file:
-            return from_torch(dict(file))
-    return from_torch(safetensors.numpy.load_file(path))
+    """Flax parameters from an .npz or .safetensors file with torch keys.
+
+    Raises `WeightsError`, naming the file, for one that cannot be read or whose keys are not mamba.py's.
+    """
+    try:
+        return from_torch(files.read_npz(path) if _is_npz(path) else safetensors.numpy.load_file(path))
+    except (ValueError, TypeError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{os.fspath(path)} holds no weights of mamba.py: {error}") from error
 
 
 def save(params: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import re
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_dual.core import trees
+from big_vision_dual.core import files, trees
 
 _ROOTS = ("params/", "opt/target/")  # where Big Vision's checkpoints of different ages keep the parameters
 _POSITIONS = "pos_embedding"
@@ -22,14 +22,24 @@ class WeightsError(ValueError):
     """A weights file that cannot be read, or that does not fit the model."""
 
 
+Grid = tuple[int, int]
+
+
 def load(
-    init_params: Mapping[str, Any], spec: str, model_cfg: Mapping[str, Any], dont_load: Sequence[str] = ()
+    init_params: Mapping[str, Any],
+    spec: str,
+    model_cfg: Mapping[str, Any],
+    dont_load: Sequence[str] = (),
+    *,
+    grid: Grid | None = None,
+    stored_grid: Grid | None = None,
 ) -> dict[str, Any]:
     """Parameters of the file `spec`, 'PATH.npz' or 'PATH.npz:SUBMODEL', laid out as `init_params`.
 
     Leaves whose whole path matches a regex of `dont_load` stay those of `init_params`, and may be absent from the
-    file. `model_cfg.scan` says whether the model stacks its blocks. Learned positions of another square grid are
-    resampled. Raises `WeightsError` listing missing and unexpected leaves and different shapes.
+    file. `model_cfg.scan` says whether the model stacks its blocks. Learned positions are resampled to the model's
+    grid of patches, `grid` (rows, columns), from that of the file, `stored_grid` (default: a square one).
+    Raises `WeightsError` listing missing and unexpected leaves and different shapes.
     """
     leaves = read(spec)
     stored = loop_to_scan(leaves) if model_cfg.get("scan") else scan_to_loop(leaves)
@@ -38,7 +48,8 @@ def load(
     wanted = {path: leaf for path, leaf in ours.items() if path not in skipped}
     stored = {path: leaf for path, leaf in stored.items() if path not in skipped}
     if _POSITIONS in stored and _POSITIONS in wanted:
-        stored[_POSITIONS] = resample_positions(stored[_POSITIONS], wanted[_POSITIONS].shape[1])
+        tokens = wanted[_POSITIONS].shape[1]
+        stored[_POSITIONS] = resample_positions(stored[_POSITIONS], tokens, grid=grid, stored_grid=stored_grid)
     _check(stored, wanted, spec)
     return trees.unflatten({path: stored.get(path, leaf) for path, leaf in ours.items()})
 
@@ -73,13 +84,12 @@ def read(spec: str) -> dict[str, np.ndarray]:
 
 def _read_archive(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with file.open("rb") as opened, np.load(opened) as archive:
-            return {key: _recover_bfloat16(archive[key]) for key in archive.files}
+        return {key: _recover_bfloat16(leaf) for key, leaf in files.read_npz(file).items()}
     except FileNotFoundError as error:
         near = sorted(str(other) for other in file.parent.glob("*.npz"))
         raise WeightsError(f"no weights file {file}; .npz files there: {', '.join(near) or 'none'}.") from error
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise WeightsError(f"{file} is no readable .npz archive ({error}); copy or download it again.") from error
+    except files.FileError as error:
+        raise WeightsError(f"{error} Copy or download it again.") from error
 
 
 def _below(leaves: Mapping[str, np.ndarray], root: str) -> dict[str, np.ndarray]:
@@ -126,23 +136,30 @@ def scan_to_loop(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return loop
 
 
-def resample_positions(positions_1xTxD: np.ndarray, tokens: int) -> np.ndarray:
-    """Position embedding of a square grid -> (1, tokens, D) of another, bilinear with the corners aligned.
+def resample_positions(
+    positions_1xTxD: np.ndarray, tokens: int, *, grid: Grid | None = None, stored_grid: Grid | None = None
+) -> np.ndarray:
+    """Position embedding of one grid -> (1, tokens, D) of another, bilinear with the corners aligned.
 
-    Raises `WeightsError` where a grid to be resampled is not square.
+    grid, stored_grid: as in `load`. Raises `WeightsError` where a grid has to be known and is not.
     """
+    if positions_1xTxD.ndim != 3 or positions_1xTxD.shape[0] != 1:
+        raise WeightsError(f"{_POSITIONS} has shape {positions_1xTxD.shape} in the file; possible: (1, tokens, width).")
     old_tokens, width = positions_1xTxD.shape[1:]
-    if tokens == old_tokens:
+    if tokens == old_tokens and stored_grid in (None, grid):
         return positions_1xTxD
-    old, new = (round(count**0.5) for count in (old_tokens, tokens))
-    if (old**2, new**2) != (old_tokens, tokens):
+    side = round(old_tokens**0.5)
+    old = stored_grid or ((side, side) if side**2 == old_tokens else None)
+    if grid is None or old is None or (math.prod(old), math.prod(grid)) != (old_tokens, tokens):
         raise WeightsError(
-            f"{_POSITIONS}: {old_tokens} positions in the file, {tokens} in the model, and only square grids can be "
-            f"resampled; change the input size, or start them afresh with dont_load=['{_POSITIONS}']."
+            f"{_POSITIONS}: {old_tokens} positions in the file on a grid {old or 'that is not square'}, {tokens} in "
+            f"the model on a grid {grid or 'unknown'}; say what they are with grid=(rows, columns) and stored_grid= "
+            f"(config.model_load.stored_grid), or start them afresh with dont_load=['{_POSITIONS}']."
         )
-    weights = _bilinear(old, new)
-    grid = positions_1xTxD.reshape(old, old, width)
-    resampled = np.einsum("io,jp,opd->ijd", weights, weights, grid, optimize=True)
+    (rows_out, rows_in), (columns_out, columns_in) = zip(grid, old, strict=True)
+    of_rows, of_columns = _bilinear(rows_in, rows_out), _bilinear(columns_in, columns_out)
+    laid_out = positions_1xTxD.reshape(*old, width)
+    resampled = np.einsum("io,jp,opd->ijd", of_rows, of_columns, laid_out, optimize=True)
     return resampled.reshape(1, tokens, width).astype(positions_1xTxD.dtype)
 
 

@@ -18,11 +18,14 @@ from big_vision_dual.train.step import Batch, StepFns
 _SENT_AHEAD = 2  # batches on their way to the devices while a step runs
 
 
-def batches(source: Source, fns: StepFns, start_step: int) -> Iterator[Batch]:
-    """The global batches start_step, start_step + 1, ... as `fns.train` takes them."""
+def batches(source: Source, fns: StepFns, start_step: int, *, loss: str = "softmax_xent") -> Iterator[Batch]:
+    """The global batches start_step, start_step + 1, ... as `fns.train` takes them.
+
+    loss: as `losses.get` takes it; without a label an example is refused, but for 'sigmoid_xent'.
+    """
     if isinstance(source, DrawnSource):
         return _drawn(source, fns, start_step)
-    return _sent(source.batches(start_step), fns)
+    return _sent(source.batches(start_step), fns, labelled=loss != "sigmoid_xent")
 
 
 def _drawn(source: DrawnSource, fns: StepFns, step: int) -> Iterator[Batch]:
@@ -45,10 +48,13 @@ def _shapes(batch: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {key: leaf.shape for key, leaf in batch.items()}
 
 
-def _sent(host_batches: Iterator[Mapping[str, np.ndarray]], fns: StepFns) -> Iterator[Batch]:
+def _sent(host_batches: Iterator[Mapping[str, np.ndarray]], fns: StepFns, *, labelled: bool) -> Iterator[Batch]:
     sent: collections.deque[Batch] = collections.deque()
     for host_batch in host_batches:
-        sent.append(to_devices(as_model_input(host_batch, fns), fns.batch))
+        given = as_model_input(host_batch, fns)
+        if labelled and "labels" in given:
+            _check_labelled(given["labels"])
+        sent.append(to_devices(given, fns.batch))
         if len(sent) > _SENT_AHEAD:
             yield sent.popleft()
 
@@ -57,7 +63,7 @@ def as_model_input(batch: Mapping[str, Any], fns: StepFns) -> dict[str, np.ndarr
     """{'image', 'labels'} float32 of a host's batch; class indices in 'label' become one-hot 'labels'."""
     batch = dict(batch)
     if "labels" not in batch and "label" in batch:
-        batch["labels"] = np.eye(fns.batch["labels"].shape[1], dtype=np.float32)[batch["label"]]
+        batch["labels"] = _one_hot(batch["label"], fns.batch["labels"].shape[1])
     missing = fns.batch.keys() - batch.keys()
     if missing:
         raise ValueError(
@@ -72,6 +78,26 @@ def as_model_input(batch: Mapping[str, Any], fns: StepFns) -> dict[str, np.ndarr
             "change the sizes in config.input.pp, or those."
         )
     return {key: np.asarray(batch[key], np.float32) for key in fns.batch}
+
+
+def _check_labelled(labels_BxC: np.ndarray) -> None:
+    """Raises ValueError for rows of zeros: their cross-entropy is 0 whatever the model says."""
+    empty = int((labels_BxC.sum(-1) == 0).sum())
+    if empty:
+        raise ValueError(
+            f"{empty} of {len(labels_BxC)} examples of a batch have no label, from which config.loss='softmax_xent' "
+            "learns nothing; leave them out, or train with 'sigmoid_xent'."
+        )
+
+
+def _one_hot(label_B: np.ndarray, num_classes: int) -> np.ndarray:
+    outside = np.unique(label_B[(label_B < 0) | (label_B >= num_classes)])
+    if len(outside):
+        raise ValueError(
+            f"config.input gives labels {outside.tolist()}, and config.num_classes={num_classes} has 0 to "
+            f"{num_classes - 1}; raise it, or leave unlabelled examples out."
+        )
+    return np.eye(num_classes, dtype=np.float32)[label_B]
 
 
 def to_devices(batch: Mapping[str, np.ndarray], like: Batch) -> Batch:

@@ -163,7 +163,6 @@ _RUN = (
     Field("resume", str, None, "workdir of another run, continued with its step and optimizer"),
     Field("resume_step", int, None, "continue at this older checkpoint, not at the newest", _FROM_0),
     Field("resume_changed", bool, False, "continue although the config is not the one that the workdir had"),
-    Field("compile_cache", str, None, "folder of compiled programs, or 'off'; see docs/reliability.md"),
     Field("profile", dict, None, "the steps to trace with jax.profiler, into the workdir"),
     Field("profile.start", int, NEEDED, "first step traced", _COUNT),
     Field("profile.steps", int, NEEDED, "how many", _COUNT),
@@ -198,6 +197,7 @@ _DATA = (
     Field("input.shuffle_buffer_size", int, 0, "examples held, still encoded, to draw from", _FROM_0),
     Field("input.cache_raw", bool, False, "whether all encoded examples stay in memory"),
     Field("input.prefetch", int, 2, "batches made ahead", _FROM_0),
+    Field("input.skip_bad_records", int, 0, "unusable TFDS records of a host that others replace, at most", _FROM_0),
     Field("input.*", dict, {}, "of a mixture: the settings of a part"),
     Field("input.*.data", dict, NEEDED, "its data set, as input.data", open=True),
     Field("input.*.pp", str, "", "its preprocessing"),
@@ -253,6 +253,7 @@ _MODEL = (
     Field("model_init", str, None, "weights to start from: FILE.npz, FILE.npz:SUBMODEL"),
     Field("model_load", dict, {}, "how they are loaded"),
     Field("model_load.dont_load", tuple, (), "regexes of whole paths that keep their initial values"),
+    Field("model_load.stored_grid", tuple, None, "(rows, columns) of the file's patches, for learned positions"),
     Field("init_head_bias", float, None, "initial value of the head's bias"),
 )  # fmt: skip
 

@@ -50,6 +50,7 @@ def prepare(config: Any, source: data.Source | None = None, devices: Any = None)
         config.input, seed=config.get("seed", 0), process_index=jax.process_index(),
         process_count=jax.process_count(), pp_modules=config.get("pp_modules") or (),
     )  # fmt: skip
+    data.check_classes(source, config.num_classes)
     batch_size = config.input.batch_size
     total_steps = optim.steps("total", config, source.num_examples, batch_size)
     model = models.of(config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,16 +80,41 @@ def test_bfloat16_files_are_read(loop, tmp_path):
 
 def test_positions_are_resampled(loop, tmp_path):
     weights.save(loop, tmp_path / "w.npz")
-    loaded = weights.load(init(size=28, seed=2), str(tmp_path / "w.npz"), {})
+    loaded = weights.load(init(size=28, seed=2), str(tmp_path / "w.npz"), {}, grid=(7, 7))
     grid = loop["pos_embedding"].reshape(4, 4, 24)
     expected = np.asarray(scipy.ndimage.zoom(grid, (7 / 4, 7 / 4, 1), order=1))  # what Big Vision calls
     np.testing.assert_allclose(loaded["pos_embedding"], expected.reshape(1, 49, 24), atol=1e-6)  # measured: 0
     np.testing.assert_array_equal(loaded["embedding"]["kernel"], loop["embedding"]["kernel"])
 
 
-def test_only_square_grids_are_resampled():
-    with pytest.raises(weights.WeightsError, match=r"16 positions in the file, 12 in the model.*dont_load="):
-        weights.resample_positions(np.zeros((1, 16, 8)), 12)
+@pytest.mark.parametrize(("old", "new"), [((3, 3), (2, 8)), ((2, 8), (4, 4)), ((2, 8), (3, 5)), ((8, 2), (1, 3))])
+def test_positions_are_resampled_to_the_models_own_grid(old, new):
+    grid = np.random.default_rng(0).standard_normal((*old, 6)).astype(np.float32)
+    stored_grid = None if old == (3, 3) else old
+    given = grid.reshape(1, -1, 6)
+    resampled = weights.resample_positions(given, math.prod(new), grid=new, stored_grid=stored_grid)
+    at = np.meshgrid(*(np.linspace(0, a - 1, b) for a, b in zip(old, new, strict=True)), indexing="ij")
+    for d in range(6):
+        expected = scipy.ndimage.map_coordinates(grid[..., d], at, order=1)
+        np.testing.assert_allclose(resampled[0, :, d].reshape(new), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("grids", "message"),
+    [
+        ({}, r"9 positions in the file on a grid \(3, 3\), 16 in the model on a grid unknown"),
+        ({"grid": (3, 5)}, r"16 in the model on a grid \(3, 5\).*stored_grid"),
+        ({"grid": (2, 8), "stored_grid": (2, 4)}, r"9 positions in the file on a grid \(2, 4\)"),
+    ],
+)
+def test_positions_on_an_unknown_grid_are_refused(grids, message):
+    with pytest.raises(weights.WeightsError, match=message):
+        weights.resample_positions(np.zeros((1, 9, 8)), 16, **grids)
+
+
+def test_a_file_whose_grid_is_not_square_has_to_be_told():
+    with pytest.raises(weights.WeightsError, match=r"12 positions .*that is not square.*dont_load="):
+        weights.resample_positions(np.zeros((1, 12, 8)), 16, grid=(4, 4))
 
 
 def test_dont_load_keeps_the_initial_leaves(loop, tmp_path):
@@ -127,7 +154,7 @@ def test_unreadable_files(loop, tmp_path):
     for spec, message in (
         ("good.npy", "are not an .npz file; give 'PATH.npz' or 'PATH.npz:SUBMODEL'"),
         ("gone.npz", r"no weights file .*gone.npz; .npz files there: .*good.npz"),
-        ("half.npz", r"half.npz is no readable .npz archive .*again"),
+        ("half.npz", r"half.npz is no .npz archive, or a damaged one .*again"),
         ("good.npz:img", r"no submodel 'img' in the file; possible: Transformer, embedding, head, pos_embedding"),
     ):
         with pytest.raises(weights.WeightsError, match=message):

@@ -6,6 +6,7 @@ uninterrupted run would have got there, so a checkpoint only has to hold the ste
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -15,9 +16,13 @@ from big_vision_dual.train.data import arrays, text
 from big_vision_dual.train.data.base import Batch, DataError, local_size
 from big_vision_dual.train.data.padded import PaddedBatches
 
-__all__ = ["Batch", "DataError", "PaddedBatches", "Source", "evaluation", "make"]
+__all__ = ["Batch", "DataError", "PaddedBatches", "Source", "check_classes", "evaluation", "make"]
 
-_SETTINGS = ("data", "batch_size", "pp", "shuffle_buffer_size", "cache_raw", "prefetch", "augment", "accum_freq")
+_SETTINGS = ("data", "batch_size", "pp", "shuffle_buffer_size", "cache_raw", "prefetch", "augment", "accum_freq",
+             "skip_bad_records")  # fmt: skip
+
+
+_log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -26,6 +31,11 @@ class Source(Protocol):
     @property
     def num_examples(self) -> int:
         """Size of one epoch, over all hosts."""
+        ...
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the data set has, or values a token; None where it does not say."""
         ...
 
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
@@ -49,6 +59,7 @@ def make(
     pp: op string (see `big_vision_dual.train.pp`); augment: for arrays instead, see `augment`.
     shuffle_buffer_size: examples held, still encoded, to draw from; cache_raw: hold all of this host's.
     prefetch: batches made ahead (default 2). accum_freq is the trainer's.
+    skip_bad_records: so many records of TFDS that cannot be read or preprocessed are replaced by others; default 0.
 
     Raises `DataError` for a missing data set, an unknown setting or a batch size that does not divide.
     """
@@ -66,6 +77,18 @@ def make(
     from big_vision_dual.train.data import training
 
     return training.TfdsSource.from_config(config, pp_modules=tuple(pp_modules), **where)
+
+
+def check_classes(source: Source, num_classes: int) -> None:
+    """Raises `DataError` where the data set has more classes than the model; warns where it has fewer."""
+    given = source.num_classes
+    if given is not None and given > num_classes:
+        raise DataError(
+            f"config.input.data has {given} classes, config.num_classes is {num_classes}; set that to {given}, or map "
+            "the labels with the op lookup([...])."
+        )
+    if given is not None and given < num_classes:
+        _log.warning("config.num_classes is %d, and config.input.data has %d classes only", num_classes, given)
 
 
 def evaluation(

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from big_vision_dual.core import files
 from big_vision_dual.train.data.augment import Augment, augment_fn
 from big_vision_dual.train.data.base import Batch, DataError, host_range
 from big_vision_dual.train.data.drawn import DrawnSource
@@ -22,6 +23,7 @@ from big_vision_dual.train.data.padded import PaddedBatches
 from big_vision_dual.train.data.permutation import permuted
 
 _MNIST5K_TEST_PER_CLASS = 100
+_MAX_CLASSES = 1_000_000  # more is a damaged file: each example's labels are a row of so many
 _ORDER, _AUGMENT = 0, 1  # folded into the seed first, so that order and augmentation are independent
 
 
@@ -43,7 +45,7 @@ def load(name: str, split: str) -> Arrays:
     """Reads 'mnist5k' (splits train, test) or 'array:FILE.npz' (arrays SPLIT_image, SPLIT_label).
 
     Images without a channel axis get one. Raises `DataError` for a missing file or split, or arrays
-    whose shapes or dtypes cannot be used.
+    whose shapes, dtypes or labels cannot be used, `files.FileError` for a damaged file.
     """
     arrays = _mnist5k() if name == "mnist5k" else _read_npz(name.removeprefix("array:"))
     splits = [key.removesuffix("_image") for key in arrays if key.endswith("_image")]
@@ -60,8 +62,22 @@ def load(name: str, split: str) -> Arrays:
             "possible: images (N, H, W) or (N, H, W, C) with integer labels (N,)."
         )
     images = images if images.dtype == np.uint8 else images.astype(np.float32)
-    all_labels = np.concatenate([arrays[f"{each}_label"] for each in splits if f"{each}_label" in arrays])
-    return Arrays(images, labels.astype(np.int32), int(all_labels.max()) + 1)
+    return Arrays(images, labels.astype(np.int32), _num_classes(name, split, arrays, images))
+
+
+def _num_classes(name: str, split: str, arrays: Mapping[str, np.ndarray], images: np.ndarray) -> int:
+    """One more than the largest label of all splits, so that they agree. Raises `DataError` for labels below 0."""
+    if not len(images):
+        raise DataError(f"{name} {split} has no examples; take another split.")
+    if not np.isfinite(images).all():
+        raise DataError(f"{name} {split} has images with NaN or infinite entries; leave those out.")
+    labels = np.concatenate([array.ravel() for key, array in arrays.items() if key.endswith("_label")])
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= _MAX_CLASSES:
+        raise DataError(
+            f"{name} has labels {labels.dtype} from {labels.min()} to {labels.max()} over its splits; possible: "
+            f"integers from 0, below {_MAX_CLASSES:,}. Leave unlabelled examples out."
+        )
+    return int(labels.max()) + 1
 
 
 def _read_npz(file: str) -> dict[str, np.ndarray]:
@@ -71,8 +87,7 @@ def _read_npz(file: str) -> dict[str, np.ndarray]:
             f"no file {path.absolute()}; make it with "
             "numpy.savez(FILE, train_image=..., train_label=..., test_image=..., test_label=...)."
         )
-    with np.load(path) as archive:
-        return dict(archive)
+    return files.read_npz(path)
 
 
 @functools.cache
@@ -151,7 +166,11 @@ class ArraySource(DrawnSource):
     def from_config(
         cls, config: Mapping[str, Any], *, seed: int, process_index: int, process_count: int
     ) -> ArraySource:
-        refused = [name for name in ("pp", "shuffle_buffer_size", "cache_raw", "prefetch") if config.get(name)]
+        refused = [
+            name
+            for name in ("pp", "shuffle_buffer_size", "cache_raw", "prefetch", "skip_bad_records")
+            if config.get(name)
+        ]
         if refused or "data_dir" in config["data"]:
             raise DataError(
                 f"config.input: {', '.join(refused) or 'data.data_dir'} has no meaning for the arrays "
@@ -164,6 +183,10 @@ class ArraySource(DrawnSource):
     @property
     def num_examples(self) -> int:
         return len(self.arrays.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return self.arrays.num_classes
 
     def on_device(self) -> dict[str, jax.Array]:
         """{image, label}."""

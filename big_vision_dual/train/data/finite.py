@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_dual.train import pp
+from big_vision_dual.train.data import faults
 from big_vision_dual.train.data.base import Batch, DataError
 from big_vision_dual.train.data.padded import PaddedBatches
 from big_vision_dual.train.data.tfds import open_split
@@ -15,6 +16,7 @@ from big_vision_dual.train.data.training import check_batchable, pipeline_option
 from big_vision_dual.train.pp.quiet_tf import tf
 
 _PREFETCH = 2
+_ADVICE = "An evaluation needs every record: prepare the data set again, or evaluate a slice without them."
 
 
 def padded(
@@ -29,23 +31,27 @@ def padded(
     """The evaluation batches of a split; see `data.evaluation`."""
     preprocess = pp.get_preprocess_fn(pp_fn, pp_modules)
     split = open_split(data, process_index, process_count)
-    records = split.records()
-    if cache == "raw":
-        records = records.cache()
 
     @tf.autograph.experimental.do_not_convert
     def make(position: Any, record: Any) -> dict[str, Any]:
         seed = tf.stack([tf.constant(0, tf.int64), position * process_count + process_index])
         return preprocess(split.parse(record), seed)
 
-    examples = records.enumerate().map(make, num_parallel_calls=tf.data.AUTOTUNE)
-    check_batchable(examples)
+    located = split.located().cache() if cache == "raw" else split.located()
+    examples = located.enumerate().map(
+        lambda position, found: make(position, found[0]), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    check_batchable(examples.element_spec)
     batches = examples.batch(size, num_parallel_calls=tf.data.AUTOTUNE)
     batches = batches.cache() if cache == "final" else batches.prefetch(_PREFETCH)
     batches = batches.with_options(pipeline_options())
 
     def read() -> Iterable[Batch]:
-        return batches.as_numpy_iterator()
+        try:
+            yield from batches.as_numpy_iterator()
+        except tf.errors.OpError as error:
+            one_by_one = split.located().enumerate().map(lambda position, found: (0, position, *found))
+            faults.mended(error, [split], [make], lambda: one_by_one, faults.Faults(0, _ADVICE))
 
     def empty() -> Batch:
         return {name: _no_examples(name, spec) for name, spec in examples.element_spec.items()}

@@ -22,16 +22,12 @@ _PERIOD = 10_000  # of a mixture: weights are met exactly, to 1/_PERIOD, in each
 
 
 def records(split: Split, *, seed: int, start: int, shuffle_buffer_size: int, cache_raw: bool) -> Dataset:
-    """Serialized training examples from position `start` of the endless stream on.
+    """Training examples from position `start` of the endless stream on, as `Split.located` gives them.
 
     Uncached, the order of the files is drawn for each epoch and a buffer of `shuffle_buffer_size`
     examples shuffled on top (0: as on disk). With `cache_raw` all examples are read into memory first,
     and each epoch is a uniform permutation, unless shuffle_buffer_size is 0.
     """
-    if not split.num_examples:
-        raise DataError(
-            f"this host has none of the {split.total_examples} examples; use fewer hosts or a larger split."
-        )
     epoch, skip = divmod(start, split.num_examples)
     one_epoch = (_cached_epoch if cache_raw else _epoch)(split, seed, shuffle_buffer_size)
     return tf.data.Dataset.range(epoch, _MAX_INT64).flat_map(one_epoch).skip(skip)
@@ -39,25 +35,28 @@ def records(split: Split, *, seed: int, start: int, shuffle_buffer_size: int, ca
 
 def _epoch(split: Split, seed: int, buffer_size: int) -> Any:
     if not buffer_size:
-        return lambda _: split.records()
+        return lambda _: split.located()
 
     def read(epoch: Any) -> Dataset:
         file_seed, buffer_seed = tf.unstack(_epoch_seed(seed, epoch))
         order = _shuffled(len(split.files), (file_seed, buffer_seed))
-        return split.records(order).shuffle(buffer_size, seed=buffer_seed, reshuffle_each_iteration=False)
+        return split.located(order).shuffle(buffer_size, seed=buffer_seed, reshuffle_each_iteration=False)
 
     return read
 
 
 def _cached_epoch(split: Split, seed: int, buffer_size: int) -> Any:
-    every_N = split.records().batch(split.num_examples).get_single_element()  # batching moves strings, concat copies
+    every_N = split.located().batch(split.num_examples).get_single_element()  # batching moves strings, concat copies
+
+    def entry(index: Any) -> Any:
+        return tuple(column[index] for column in every_N)
 
     def read(epoch: Any) -> Dataset:
         in_order = tf.data.Dataset.range(split.num_examples)
         if not buffer_size:
-            return in_order.map(lambda index: every_N[index])
+            return in_order.map(entry)
         order = _shuffled(split.num_examples, _epoch_seed(seed, epoch))
-        return tf.data.Dataset.from_tensor_slices(order).map(lambda index: every_N[index])
+        return tf.data.Dataset.from_tensor_slices(order).map(entry)
 
     return read
 

@@ -102,7 +102,8 @@ class ByteSource(DrawnSource):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, seed: int, process_index: int, process_count: int) -> ByteSource:
-        refused = [n for n in ("pp", "shuffle_buffer_size", "cache_raw", "prefetch", "augment") if config.get(n)]
+        settings = ("pp", "shuffle_buffer_size", "cache_raw", "prefetch", "augment", "skip_bad_records")
+        refused = [name for name in settings if config.get(name)]
         if refused:
             raise DataError(f"config.input: {', '.join(refused)} has no meaning for bytes; leave it out.")
         data = config["data"]
@@ -111,6 +112,10 @@ class ByteSource(DrawnSource):
     @property
     def num_examples(self) -> int:
         return (len(self.text) - 1) // self.length
+
+    @property
+    def num_classes(self) -> int:
+        return VOCABULARY
 
     def on_device(self) -> dict[str, jax.Array]:
         """{text}, uint8."""

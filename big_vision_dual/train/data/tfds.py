@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.utils import file_utils
@@ -27,22 +28,52 @@ class Split:
     num_examples: of this host. total_examples: of all hosts.
     files: for each file this host reads: (path, examples to skip, examples to take).
     features: parses one serialized example.
+    spans: {index in `files`: (offset, length) in bytes of its records} of files that are read by position, because
+      they are damaged (see `faults`); a record of length 0 cannot be read, and is given as an empty string.
     """
 
     num_examples: int
     total_examples: int
     files: tuple[tuple[str, int, int], ...]
     features: Any
+    spans: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
 
-    def records(self, file_order: Any = None) -> Dataset:
-        """Serialized examples, once each, from several files at a time; `file_order`: indices of the files."""
+    @property
+    def num_classes(self) -> int | None:
+        """Of the feature `label`, where that is a class."""
+        label = dict(self.features.items()).get("label")
+        return label.num_classes if isinstance(label, tfds.features.ClassLabel) else None
+
+    def records(self) -> Dataset:
+        """Serialized examples, once each, from several files at a time."""
+        return self.located().map(lambda record, *_: record)
+
+    def located(self, file_order: Any = None) -> Dataset:
+        """(serialized example, index of its file, its number in the file); `file_order`: indices of the files."""
         names, skips, takes = zip(*self.files, strict=True) if self.files else ((), (), ())
-        columns = tf.constant(names, tf.string), tf.constant(skips, tf.int64), tf.constant(takes, tf.int64)
+        indices = tf.range(len(self.files), dtype=tf.int64)
+        columns = indices, tf.constant(names, tf.string), tf.constant(skips, tf.int64), tf.constant(takes, tf.int64)
         if file_order is not None:
             columns = tuple(tf.gather(column, file_order) for column in columns)
         return tf.data.Dataset.from_tensor_slices(columns).interleave(
-            _read_file, cycle_length=_INTERLEAVED_FILES, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            self._read_file, cycle_length=_INTERLEAVED_FILES, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
+
+    def record(self, file: int, number: int) -> Any:
+        """The serialized example `number` of a file."""
+        path = self.files[file][0]
+        index, skip, take = (tf.constant(value, tf.int64) for value in (file, number, 1))
+        return next(iter(self._read_file(index, tf.constant(path), skip, take)))[0]
+
+    def _read_file(self, index: Any, name: Any, skip: Any, take: Any) -> Dataset:
+        by_position = tf.constant(list(self.spans), tf.int64)
+        whole = tf.boolean_mask(name[None], tf.reduce_all(index != by_position)[None])
+        records = tf.data.TFRecordDataset(whole, buffer_size=_READ_BUFFER_BYTES)
+        for other, spans in self.spans.items():
+            mine = tf.boolean_mask(name[None], index == [other])
+            records = records.concatenate(tf.data.Dataset.from_tensor_slices(mine).flat_map(_by_position(spans)))
+        complete = records.skip(skip).take(take).apply(tf.data.experimental.assert_cardinality(take))
+        return complete.enumerate(skip).map(lambda number, record: (record, index, number))
 
     def parse(self, record: Any) -> dict[str, Any]:
         """Serialized example -> {feature: tensor}; images stay encoded, for the ops to decode."""
@@ -50,8 +81,15 @@ class Split:
         return self.features.deserialize_example(record, decoders=dict.fromkeys(images, tfds.decode.SkipDecoding()))
 
 
-def _read_file(name: Any, skip: Any, take: Any) -> Dataset:
-    return tf.data.TFRecordDataset(name, buffer_size=_READ_BUFFER_BYTES).skip(skip).take(take)
+def _by_position(spans_Nx2: np.ndarray) -> Any:
+    """name -> the records of that file, which is held in memory as a whole while it is read."""
+
+    def read(name: Any) -> Dataset:
+        content = tf.io.read_file(name)
+        spans = tf.data.Dataset.from_tensor_slices(spans_Nx2)
+        return spans.map(lambda span: tf.strings.substr(content, span[0], span[1]))
+
+    return read
 
 
 def open_split(data: Mapping[str, Any], process_index: int = 0, process_count: int = 1) -> Split:

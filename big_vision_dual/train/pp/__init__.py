@@ -45,7 +45,7 @@ def get_preprocess_fn(string: str, modules: Iterable[str] = ()) -> Callable[[Exa
     `PreprocessError` for an unreadable string, an unknown op or wrong arguments, before any data is read.
     """
     load_modules(modules)
-    from big_vision_dual.train.pp.quiet_tf import tf
+    from big_vision_dual.train.pp.quiet_tf import said, tf
 
     steps = [bind(call) for call in parse(string)]
 
@@ -53,7 +53,12 @@ def get_preprocess_fn(string: str, modules: Iterable[str] = ()) -> Callable[[Exa
     def preprocess(example: Example, seed: Any) -> Example:
         for index, step in enumerate(steps):
             own_seed = tf.random.fold_in(seed, tf.constant(index, tf.int64)) if step.op.random else None
-            example = step(dict(example), own_seed)
+            try:
+                example = step(dict(example), own_seed)
+            except PreprocessError:
+                raise
+            except (tf.errors.OpError, TypeError, ValueError) as error:  # run eagerly, or shapes that cannot be
+                raise PreprocessError(f"{step.text!r} failed: {said(error)}") from error
         return example
 
     return preprocess

@@ -28,12 +28,20 @@ def onehot(
     """Label indices -> float32 (depth,): `on` at each label of a vector of them, or of one, else `off`.
 
     With `multi=False` every label gets a row of its own: (n,) -> (n, depth). The result is written to
-    `key_result`, by default over `key`.
+    `key_result`, by default over `key`. A label outside [0, depth) is an error at the example that has it; in a
+    vector that becomes one row, -1 is padding.
     """
+    if depth < 1:
+        raise ValueError(f"depth is {depth}; possible: the number of classes, above 0.")
 
     def apply(example: Example) -> Example:
         _require(example, "onehot", [key])
-        rows = tf.one_hot(example[key], depth, on_value=on, off_value=off)
+        labels = tf.convert_to_tensor(example[key])
+        lowest = -1 if multi and labels.shape.rank == 1 else 0
+        possible = f"{key!r} has a label outside [0, {depth}), the classes of onehot({depth})"
+        tf.debugging.assert_greater_equal(tf.cast(labels, tf.int64), tf.constant(lowest, tf.int64), possible)
+        tf.debugging.assert_less(tf.cast(labels, tf.int64), tf.constant(depth, tf.int64), possible)
+        rows = tf.one_hot(labels, depth, on_value=on, off_value=off)
         if multi and rows.shape.rank == 2:
             rows = (tf.reduce_max if on > off else tf.reduce_min)(rows, axis=0)
         return {**example, key_result or key: rows}

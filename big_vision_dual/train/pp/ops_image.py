@@ -13,6 +13,7 @@ from big_vision_dual.train.pp.quiet_tf import Tensor, tf
 from big_vision_dual.train.pp.registry import register
 
 Size = int | Sequence[int]
+_JPEG = b"\xff\xd8\xff"  # what a JPEG file begins with
 _OVERSHOOTING = ("bicubic", "lanczos3", "lanczos5", "mitchellcubic")  # their kernels have negative lobes
 _METHODS = ("area", "bilinear", "gaussian", "nearest", *_OVERSHOOTING)
 
@@ -63,8 +64,8 @@ def _resize_side(size: int, side: Callable, method: str, antialias: bool) -> Cal
 
     def apply(image: Tensor) -> Tensor:
         shape = tf.cast(tf.shape(image)[:2], tf.float32)
-        scale = size / side(shape)
-        return _resized(image, tf.cast(tf.round(shape * scale), tf.int32), method, antialias)
+        scaled = tf.cast(tf.round(shape * (size / side(shape))), tf.int32)
+        return _resized(image, tf.maximum(scaled, 1), method, antialias)  # 1 pixel of 1,200 is no 0 of 16
 
     return apply
 
@@ -128,6 +129,12 @@ def _inception_box(shape: Tensor, seed: Tensor, area: Sequence[float], ratio: Se
     return tf.concat([begin[:2], size[:2]], axis=0)
 
 
+def _cut(image: Tensor, box: Tensor) -> Tensor:
+    """The box (y, x, h, w) of an image."""
+    top, left, height, width = tf.unstack(box)
+    return tf.ensure_shape(tf.slice(image, (top, left, 0), (height, width, -1)), (None, None, image.shape[-1]))
+
+
 def _crop_ranges(area_min: float, area_max: float, ratio_min: float, ratio_max: float) -> tuple:
     if not 0 < area_min <= area_max <= 100:
         raise ValueError(
@@ -157,9 +164,7 @@ def inception_crop(
     finish = resize(size, method, antialias) if size is not None else tf.identity
 
     def apply(image: Tensor, seed: Tensor) -> Tensor:
-        top, left, height, width = tf.unstack(_inception_box(tf.shape(image), seed, area, ratio))
-        crop = tf.slice(image, (top, left, 0), (height, width, -1))
-        return finish(tf.ensure_shape(crop, (None, None, image.shape[-1])))
+        return finish(_cut(image, _inception_box(tf.shape(image), seed, area, ratio)))
 
     return apply
 
@@ -175,16 +180,25 @@ def decode_jpeg_and_inception_crop(
     antialias: bool = False,
     precise: bool = False,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """JPEG bytes -> what `decode|inception_crop` gives, decoding only the blocks that the crop needs.
+    """Encoded bytes -> what `decode|inception_crop` gives, of a JPEG decoding only the blocks that the crop needs.
 
-    Where the file halves its chroma, the crop's first and last columns may be off by some grey levels.
+    Where the file halves its chroma, the crop's first and last columns may be off by some grey levels. ImageNet has
+    a PNG among its JPEGs: what is no JPEG is decoded whole.
     """
     area, ratio = _crop_ranges(area_min, area_max, ratio_min, ratio_max)
     finish = resize(size, method, antialias) if size is not None else tf.identity
 
-    def apply(data: Tensor, seed: Tensor) -> Tensor:
+    def crop_jpeg(data: Tensor, seed: Tensor) -> Tensor:
         box = _inception_box(tf.image.extract_jpeg_shape(data), seed, area, ratio)
-        return finish(tf.image.decode_and_crop_jpeg(data, box, channels=3, dct_method=_dct(precise)))
+        return tf.image.decode_and_crop_jpeg(data, box, channels=3, dct_method=_dct(precise))
+
+    def crop_other(data: Tensor, seed: Tensor) -> Tensor:
+        image = tf.io.decode_image(data, channels=3, expand_animations=False)
+        return _cut(image, _inception_box(tf.shape(image), seed, area, ratio))
+
+    def apply(data: Tensor, seed: Tensor) -> Tensor:
+        is_jpeg = tf.strings.substr(data, 0, len(_JPEG)) == _JPEG
+        return finish(tf.cond(is_jpeg, lambda: crop_jpeg(data, seed), lambda: crop_other(data, seed)))
 
     return apply
 

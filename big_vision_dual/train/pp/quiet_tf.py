@@ -19,4 +19,11 @@ Dataset = Any
 for _kind in ("GPU", "TPU"):
     tf.config.set_visible_devices([], _kind)
 
-__all__ = ["Dataset", "Tensor", "tf"]
+
+def said(error: Exception) -> str:
+    """The first line of an error of TensorFlow, without where in its graph it happened."""
+    text = str(error).partition("\n")[0].partition(" [Op:")[0]
+    return text.rpartition("}} ")[2].strip() or type(error).__name__
+
+
+__all__ = ["Dataset", "Tensor", "said", "tf"]

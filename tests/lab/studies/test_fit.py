@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from big_vision_dual.lab.studies import fit
 
@@ -47,6 +48,41 @@ def test_a_power_law_has_its_exponent_as_slope_and_noise_widens_the_interval():
     noisy = fit.slope_interval(sizes, 0.7 * sizes + 3 + np.array([0.1, -0.1] * 3))
     assert noisy.low < 0.7 < noisy.high
     assert noisy.value == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("points", [3, 4, 8, 30])
+def test_the_slope_and_its_interval_are_scipys(points):
+    rng = np.random.default_rng(points)
+    x_N, noise_N = rng.uniform(4, 9, points), rng.standard_normal(points)
+    found = fit.slope_interval(x_N, -0.4 * x_N + noise_N)
+    theirs = stats.linregress(x_N, -0.4 * x_N + noise_N)
+    half = stats.t.ppf(0.975, points - 2) * theirs.stderr
+    assert (found.low, found.value, found.high) == pytest.approx(
+        (theirs.slope - half, theirs.slope, theirs.slope + half)
+    )
+    columns = rng.standard_normal((points, 3))
+    assert fit.slope(x_N, columns) == pytest.approx([stats.linregress(x_N, column).slope for column in columns.T])
+
+
+def test_a_slopes_interval_holds_the_truth_as_often_as_it_says():
+    """2,000 draws with slope .5: 95 % of them, standard deviation .5 %."""
+    rng, x_N = np.random.default_rng(0), np.array([4.0, 5.0, 6.0, 7.0, 8.0])
+    found = [fit.slope_interval(x_N, 0.5 * x_N + rng.standard_normal(5)) for _ in range(2000)]
+    assert np.mean([each.low < 0.5 < each.high for each in found]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_mean_interval_is_scipys():
+    values_S = np.random.default_rng(1).standard_normal(7)
+    low, high = stats.t.interval(0.95, 6, values_S.mean(), stats.sem(values_S))
+    found = fit.mean_interval(values_S)
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_a_parabola_needs_three_points_and_opens_upwards():
+    assert fit.parabola(np.array([0.0, 1.0]), np.array([2.0, 1.0])) == (1.0, 1.0)
+    assert fit.parabola(LRS, -((LRS + 2.4) ** 2)) == (-6.0, pytest.approx(-(3.6**2)))
+    assert fit.parabola(LRS, 0.01 * (LRS - 3.0) ** 2) == (0.0, pytest.approx(0.09))  # a vertex outside the window
+    assert fit.parabola(LRS, 0.01 * (LRS - 1.5) ** 2) == pytest.approx((1.5, 0.0))  # and one inside, beyond the grid
 
 
 def test_a_paired_mean_has_students_interval():

@@ -163,9 +163,21 @@ def test_batch_size_must_divide():
         source("mnist5k", 10, process_count=4)
 
 
-def test_unusable_arrays(tmp_path):
-    np.savez(tmp_path / "x.npz", train_image=np.zeros((4, 3, 3)), train_label=np.zeros(4))
-    with pytest.raises(data.DataError, match=r"labels float64 \(4,\); possible: .* integer labels"):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train_label": np.zeros(4)}, r"labels float64 \(4,\); possible: .* integer labels"),
+        ({"train_label": np.array([0, -1, 1, 1])}, r"labels int64 from -1 to 1 over its splits; possible: integers"),
+        ({"test_label": np.array([7, -1])}, "from -1 to 7"),
+        ({"test_label": np.array([2**40])}, "to 1099511627776"),
+        ({"train_image": np.zeros((0, 3, 3)), "train_label": np.zeros(0, int)}, "train has no examples"),
+        ({"train_image": np.full((4, 3, 3), np.nan)}, "images with NaN or infinite entries"),
+    ],
+)
+def test_unusable_arrays(tmp_path, given, message):
+    good = {"train_image": np.zeros((4, 3, 3)), "train_label": np.zeros(4, int)}
+    np.savez(tmp_path / "x.npz", **(good | given))
+    with pytest.raises(data.DataError, match=rf"x.npz.*{message}"):
         arrays.load(f"array:{tmp_path / 'x.npz'}", "train")
 
 

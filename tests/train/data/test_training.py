@@ -152,6 +152,11 @@ def test_mixture_errors(mixed, settings, message):
         mixed(**settings)
 
 
+def test_classes_are_those_on_disk_unless_they_are_mapped(make, mixed):
+    assert make().num_classes == mixed().num_classes == tiny_tfds.NUM_CLASSES
+    assert make(pp=f"lookup([0, 1, 2])|{LABELS}").num_classes is None
+
+
 def test_strings_cannot_be_batched(make):
     with pytest.raises(data.DataError, match=r"leaves file_name \(string\), image \(string\).*keep\("):
         make(pp="").batches()

@@ -28,6 +28,16 @@ def test_events_without_the_first_step_and_without_period():
     assert not any(optim.fires(step, 0, 20) for step in range(1, 21))
 
 
+@pytest.mark.parametrize("every", [4, 7, 8, 10, 100])
+def test_events_stop_a_quarter_period_before_the_last_step(every):
+    """A multiple fires at a distance of a quarter, and not one step nearer; on each side of the quarter."""
+    for distance in range(1, every + 1):
+        last = 3 * every + distance
+        assert optim.fires(3 * every, every, last) is (distance >= every / 4), distance
+        assert optim.fires(last, every, last)
+        assert not any(optim.fires(step, every, last) for step in range(3 * every + 1, last) if step % every)
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [

@@ -87,7 +87,8 @@ def test_resizing_one_side_keeps_the_aspect_ratio(op, shape):
 def test_central_crop():
     np.testing.assert_array_equal(run("central_crop((21, 40))", GRID), GRID[19:40, 20:60])
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match="smaller than the crop of 61 x 61 pixels; resize it before"
+        pp.PreprocessError,
+        match=r"'central_crop\(61\)' failed: .* the crop of 61 x 61 .* resize it before",
     ):
         run("central_crop(61)", GRID)
 
@@ -135,6 +136,23 @@ def test_decoding_only_the_crop_changes_nothing(jpeg, precise):
         np.testing.assert_array_equal(part[:, 1:-1], whole[:, 1:-1])
         # Halved chroma is interpolated across the crop's left and right edge; measured: up to 8 grey levels there.
         assert np.abs(part.astype(int) - whole).max() <= 16
+
+
+def test_a_png_among_jpegs_is_cropped_too():
+    for number in range(5):
+        seed = tf.constant([3, number], tf.int64)
+        part = ops_image.decode_jpeg_and_inception_crop(area_min=10)(photos.encode(GRID, "PNG"), seed)
+        np.testing.assert_array_equal(part, ops_image.inception_crop(area_min=10)(GRID, seed))
+
+
+@pytest.mark.parametrize(("op", "shape"), [("resize_long(16)", (1, 16)), ("resize_small(2)", (2, 2400))])
+def test_a_side_is_never_resized_to_nothing(op, shape):
+    assert run(op, np.full((1, 1200, 3), 7, np.uint8)).shape == (*shape, 3)
+
+
+def test_an_unreadable_image_names_the_op():
+    with pytest.raises(pp.PreprocessError, match=r"'decode\(precise=True\)' failed: .*Invalid JPEG"):
+        run("decode(precise=True)", photos.synthetic()[:300])
 
 
 def test_crop_and_resize_are_one_op(jpeg):
