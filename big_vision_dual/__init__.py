@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from big_vision_dual.core.dualize import dualized as dualized
     from big_vision_dual.core.dualize import project as project
     from big_vision_dual.core.dualize import scale_by_dualize as scale_by_dualize
+    from big_vision_dual.core.measured import measured_table as measured_table
+    from big_vision_dual.core.measured import output_changes as output_changes
+    from big_vision_dual.core.measured import scale_by_measured as scale_by_measured
     from big_vision_dual.core.tables import Row as Row
     from big_vision_dual.core.tables import TargetNormTable as TargetNormTable
     from big_vision_dual.core.tables import build as build_table
@@ -40,15 +43,18 @@ _PUBLIC = {
     "dualized": ("core.dualize", "dualized"),
     "flat_table": ("core.tables", "flat"),
     "load_table": ("core.tables", "load"),
+    "measured_table": ("core.measured", "measured_table"),
     "norms": ("core.norms", None),
+    "output_changes": ("core.measured", "output_changes"),
     "project": ("core.dualize", "project"),
     "rules": ("core.rules", None),
     "save_table": ("core.tables", "save"),
     "scale_by_dualize": ("core.dualize", "scale_by_dualize"),
+    "scale_by_measured": ("core.measured", "scale_by_measured"),
 }
 __all__ = [
-    "Row", "TargetNormTable", "build_table", "check_table", "dualized", "flat_table", "load_table", "norms", "project",
-    "rules", "save_table", "scale_by_dualize",
+    "Row", "TargetNormTable", "build_table", "check_table", "dualized", "flat_table", "load_table", "measured_table",
+    "norms", "output_changes", "project", "rules", "save_table", "scale_by_dualize", "scale_by_measured",
 ]  # fmt: skip
 
 

@@ -6,13 +6,17 @@ import pathlib
 import re
 import runpy
 import sys
+from typing import Any
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
 import workdirs
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-WRAPPED = {"index.md", "gallery.md", "papers.md", "read_a_run.md", "train.md"}
+WRAPPED = {"CONTRIBUTING.md", "README.md", "index.md", "gallery.md", "papers.md", "read_a_run.md", "train.md"}
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 
@@ -39,6 +43,44 @@ def test_lines_fit_a_screen(path):
     text = _FENCE.sub("", path.read_text())
     long = [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")]
     assert not long, f"{path.name}: {len(long)} lines of more than 120 characters, the first: {long[0]}"
+
+
+def code_after(marker: str) -> str:
+    """The Python of the README's block after <!-- marker -->."""
+    text = (ROOT / "README.md").read_text()
+    return text[text.index(f"<!-- {marker} -->") :].split("```python\n")[1].split("```")[0]
+
+
+def test_the_tree_of_the_readme_is_that_of_a_model_and_trains_it():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x_BxD):
+            return nn.Dense(64, name="down")(nn.relu(nn.Dense(256, name="up")(nn.LayerNorm(name="norm")(x_BxD))))
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x_BxF):
+            x_BxD = nn.Dense(64, name="embed")(x_BxF)
+            for layer in range(6):
+                x_BxD = 5 / 6 * x_BxD + Block(name=f"block_{layer}")(x_BxD) / 6
+            return nn.Dense(10, name="head")(x_BxD)
+
+    params = jax.eval_shape(Net().init, jax.random.key(0), jnp.zeros((1, 784)))["params"]
+    names: dict[str, Any] = {"params": params}
+    exec(code_after("tree"), names)
+    assert names["table"].sensitivity == pytest.approx(1.0)
+    assert len(names["table"].rows) == len(jax.tree.leaves(params))
+    assert jax.eval_shape(names["tx"].init, params)
+
+
+def test_the_notebook_that_dualizes_a_model(capsys):
+    runpy.run_path(str(ROOT / "docs" / "notebooks" / "dualize_your_own_model.py"))
+    printed = capsys.readouterr().out
+    assert "sensitivity 1, 16 atoms" in printed
+    assert "does not fit these parameters" in printed
+    losses = {float(text) for text in re.findall(r"lr [\d.]+: ([\d.]+)", printed)}
+    assert min(losses) < 1.0 < max(losses)  # it trains, and the learning rate matters
+    assert "best learning rate by width" in printed
 
 
 def test_the_notebook_that_reads_a_run(tmp_path, monkeypatch, capsys):

@@ -16,7 +16,7 @@ WINGS = ({"cli"}, {"lab", "pods"}, {"upstream"}, {"train"}, {"models"}, {"core"}
 ROOMS_OF_TRAIN = ({"evaluators"}, {"data"}, {"pp"}, {"optim"}, {"losses", "recipes"}, {"schema"}, {"fields"})
 """The folders and shared files of `train`, below all its other files."""
 NO_JAX = {"core/tables", "core/norms", "core/errors", "core/files", "models/arch", "models/arch_ssm",
-           "train/recipes", "train/schema", "train/fields"}  # fmt: skip
+           "train/recipes", "train/schema", "train/fields", "train/run_files", "train/changes"}  # fmt: skip
 ML = {"jax", "flax", "optax", "orbax"}
 TENSORFLOW = {"tensorflow", "tensorflow_datasets"}
 

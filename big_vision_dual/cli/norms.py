@@ -1,4 +1,4 @@
-"""`bvd norms build | show | diff | check | audit`."""
+"""`bvd norms build | show | diff | check | audit | measure`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ EXAMPLES = (
     "diff vit_s16_i1k vit_s16_i1k_seed",
     "check mnist5k_vit --config mnist5k_vit_dual",
     "audit --config mnist5k_vit_dual",
+    "build --config mnist5k_vit_dual --measured --out measured.json",
+    "measure --config mnist5k_vit --steps-before 50",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the five verbs."""
+    """Arguments of the verbs."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     build = verbs.add_parser("build", help="dry-run a config's norm tree; print the table or write it to a file")
     build.add_argument("--config", required=True, help="a recipe; --config.norms.blocks_mass=5 and the like change it")
     build.add_argument("--out", type=pathlib.Path, help="the JSON file to write")
+    build.add_argument("--measured", action="store_true", help="measure how far unit steps move the output instead")
+    _add_measuring(build, "with --measured: ")
     build.add_argument("--mup", action="store_true", help="instead config.mup's table: deviations and multipliers")
     show = verbs.add_parser("show", help="print a table: target norms, layers by atoms, or muP's rules, leaf by leaf")
     show.add_argument("table", help="a JSON file, or a name in norm_cache")
@@ -49,6 +53,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     audit.add_argument("--factor", type=checks.number("(1, inf)"), default=8.0, help="how far off is too far")
     audit.add_argument("--steps", type=checks.whole(1), default=20, help="training steps for the growth of weights")
+    measure = verbs.add_parser("measure", help="how far one real step of any optimizer moves the output, atom by atom")
+    measure.add_argument("--config", required=True, help="a recipe with data that fit in memory, of any optimizer")
+    measure.add_argument("--factor", type=checks.number("(1, inf)"), default=8.0, help="how far off is too far")
+    _add_measuring(measure, "")
+
+
+def _add_measuring(parser: argparse.ArgumentParser, when: str) -> None:
+    """Where a config's model is measured, see `lab.studies.measuring`."""
+    parser.add_argument("--examples", type=checks.whole(1), default=8, help=f"{when}examples of the batch measured on")
+    parser.add_argument(
+        "--output", choices=("logits", "features"), default="logits", help=f"{when}features feed the head"
+    )
+    parser.add_argument("--steps-before", type=checks.whole(0), default=0, help=f"{when}training steps before")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,13 +77,33 @@ def _build(args: argparse.Namespace, console: Console) -> int:
     config = recipes.load(args.config, args.overrides)
     if args.mup:
         return _build_mup(config, args.out, console)
-    table = norm_trees.table_for(config)
+    table = _measured(config, args) if args.measured else norm_trees.table_for(config)
     if args.out is None:
         print(tables.dumps(table), end="")
         return 0
     tables.save(table, args.out)
     console.print(f"{args.out}: {len(table.rows)} leaves, mass {table.mass:g}, sensitivity {table.sensitivity:g}")
     return 0
+
+
+def _measured(config: Any, args: argparse.Namespace) -> tables.TargetNormTable:
+    from big_vision_dual.lab.studies import measuring
+
+    return measuring.measured_table(
+        config.to_dict(), examples=args.examples, output=args.output, steps=args.steps_before
+    )
+
+
+def _measure(args: argparse.Namespace, console: Console) -> int:
+    from big_vision_dual.lab.report import audit_view
+    from big_vision_dual.lab.studies import measuring
+
+    config = recipes.load(args.config, args.overrides).to_dict()
+    shares = measuring.step_shares(
+        config, steps=args.steps_before, factor=args.factor, examples=args.examples, output=args.output
+    )
+    console.print(audit_view.shares(shares, args.factor, args.steps_before + 1))
+    return 1 if any(share.flagged for share in shares) else 0
 
 
 def _build_mup(config: Any, out: pathlib.Path | None, console: Console) -> int:
@@ -140,4 +177,4 @@ def _audit(args: argparse.Namespace, console: Console) -> int:
     return 1 if any(finding.flagged for finding in findings) else 0
 
 
-_VERBS = {"build": _build, "show": _show, "diff": _diff, "check": _check, "audit": _audit}
+_VERBS = {"build": _build, "show": _show, "diff": _diff, "check": _check, "audit": _audit, "measure": _measure}

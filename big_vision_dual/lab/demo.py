@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import statistics
 from typing import Any
@@ -12,7 +11,7 @@ import rich.table
 
 from big_vision_dual.lab.report import demo_picture
 from big_vision_dual.models import norm_trees
-from big_vision_dual.train import loop, metrics, recipes
+from big_vision_dual.train import loop, recipes, run_files
 
 RUNS = {"AdamW": "mnist5k_vit:dual", "dualized": "mnist5k_vit_dual"}  # AdamW on the architecture that suits it best
 
@@ -46,8 +45,7 @@ def train(folder: pathlib.Path, overrides: list[str]) -> list[Trained]:
 def _train(label: str, recipe: str, workdir: pathlib.Path, overrides: list[str]) -> Trained:
     config = recipes.load(recipe, overrides)
     loop.fit(config, workdir, name=recipe)
-    lines = (workdir / metrics.FILE).read_text().splitlines()
-    return Trained(label, recipe, config, tuple(json.loads(line) for line in lines))
+    return Trained(label, recipe, config, tuple(run_files.rows(workdir)))
 
 
 def summary(runs: list[Trained]) -> rich.table.Table:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from big_vision_dual.pods import gcloud, remote, topologies
 from big_vision_dual.pods.gcloud import Failure, Result, Runner
 from big_vision_dual.pods.rehearsal import Rehearsal
-from big_vision_dual.pods.spec import LaunchError, LaunchSpec, Outcome
+from big_vision_dual.pods.spec import LaunchError, LaunchSpec, Outcome, check_recipe
 
 PLACEHOLDER = "gs://YOUR-BUCKET"
 
@@ -26,8 +26,10 @@ def backoff(attempt: int) -> float:
 def launch(spec: LaunchSpec, runner: Runner, dry_run: bool = True, say: Callable[[str], None] = print) -> Outcome:
     """Runs `spec` to its end and returns how it ended; a dry run only prints the commands, in order.
 
-    Raises `LaunchError` with what is left running. Ctrl-C leaves the training running and says how to go on.
+    Before anything is printed or created the recipe is loaded here, with its overrides. Raises `LaunchError` with what
+    is left running, and what `recipes.load` raises. Ctrl-C leaves the training running and says how to go on.
     """
+    check_recipe(spec)
     workdir = (spec.workdir or f"{PLACEHOLDER}/{spec.name}").rstrip("/")
     if dry_run:
         runner = Rehearsal(topologies.parse(spec.tpu), say)
@@ -188,11 +190,12 @@ class _Launch:
         if not self.commit:  # once a launch: what resumes after a preemption is what ran before it
             self.commit = self._checked([*git, "rev-parse", "HEAD"], "git").out.strip()
         commit, archive = self.commit, f"bvd-{self.spec.name}.tar.gz"
-        path = str(pathlib.Path(tempfile.gettempdir()) / archive)
-        self._checked([*git, "archive", "--format=tar.gz", f"--output={path}", commit], "git")
         if stop_first:
             self._on_workers(self.tpu.ssh(remote.stop(self.spec.name)), "stop")
-        self._on_workers(self.tpu.copy(path), "copy")
+        with tempfile.TemporaryDirectory(prefix="bvd-launch-") as private:  # nobody else can put a link there
+            path = str(pathlib.Path(private) / archive)
+            self._checked([*git, "archive", "--format=tar.gz", f"--output={path}", commit], "git")
+            self._on_workers(self.tpu.copy(path), "copy")
         self._on_workers(self.tpu.ssh(remote.install(archive, commit)), "install")
         train = [f"--config={self.spec.config}", f"--workdir={self.workdir}", *self.spec.overrides]
         self._on_workers(self.tpu.ssh(remote.start(self.spec.name, commit, train)), "start")

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
+_UV = "0.13.9"
 _STATUS = re.compile(r"^bvd-status (absent|running|exit (\d+))$", re.MULTILINE)
 
 
@@ -18,13 +19,14 @@ def _folder(name: str) -> str:
 
 
 def install(archive: str, commit: str) -> str:
-    """Unpacks the source and installs the exact packages of requirements.txt; uv brings its own Python."""
-    source = f"$HOME/bvd-source/{commit}"
+    """Unpacks the source and installs the exact packages of its locks; uv, of one version, brings Python."""
+    source, uv = f"$HOME/bvd-source/{commit}", f"$HOME/.local/uv-{_UV}"
     return (
         f"set -eu; mkdir -p {source}; tar -xzf $HOME/{shlex.quote(archive)} -C {source}; cd {source}; "
-        "test -x $HOME/.local/bin/uv || curl -LsSf https://astral.sh/uv/install.sh | sh; "
-        "test -d .venv || $HOME/.local/bin/uv venv -q --python 3.11; "
-        "$HOME/.local/bin/uv pip install -q -r requirements.txt '.[tpu]'"
+        f"test -x {uv}/uv || curl -LsSf https://astral.sh/uv/{_UV}/install.sh | env UV_UNMANAGED_INSTALL={uv} sh; "
+        f"test -d .venv || {uv}/uv venv -q --managed-python --python 3.11; "
+        f"{uv}/uv pip install -q --no-deps -r requirements.txt -r requirements-tpu.txt "
+        "--build-constraints requirements-build.txt"
     )
 
 

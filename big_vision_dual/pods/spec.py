@@ -5,9 +5,14 @@ from __future__ import annotations
 import enum
 import pathlib
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from big_vision_dual.pods import topologies
+from big_vision_dual.train import recipes
+
+_WITH_THE_PACKAGE = ("mnist5k",)  # data that comes with what is installed
 
 
 class LaunchError(RuntimeError):
@@ -51,3 +56,35 @@ class LaunchSpec:
                 f"--workdir {self.workdir}: the disks of a slice go with it, and its hosts share none. "
                 "Possible: a folder in a bucket, gs://BUCKET/FOLDER, in the slice's region."
             )
+
+
+def check_recipe(spec: LaunchSpec) -> None:
+    """Loads the recipe with its overrides here, before a slice is paid for.
+
+    Raises LaunchError for data that the workers could not read, and what `recipes.load` raises.
+    """
+    config = recipes.load(spec.config, spec.overrides)
+    for field, data in sorted(_data_settings(config.to_dict(), "config"), key=lambda one: "evals" in one[0]):
+        name, data_dir = str(data["name"]), str(data.get("data_dir") or "")
+        if name.startswith("array:/"):
+            raise LaunchError(f"{field} reads {name.removeprefix('array:')}, which the workers do not have.")
+        if _of_tfds(name, str(data.get("path") or "")) and not data_dir.startswith("gs://"):
+            raise LaunchError(
+                f"{field} is {name!r} of TFDS, without a data_dir that the workers can read (given: "
+                f"{data_dir or 'none'}). Prepare it once in a bucket, `tfds build NAME --data_dir gs://BUCKET/tfds`, "
+                f"and give --{field}.data_dir=gs://BUCKET/tfds."
+            )
+
+
+def _of_tfds(name: str, path: str) -> bool:
+    return path.startswith("tfds:") or not (path or name.startswith("array:") or name in _WITH_THE_PACKAGE)
+
+
+def _data_settings(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(field, dict(name=, ...)) of every data set that a config reads."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            if key == "data" and "name" in value:
+                yield f"{path}.{key}", value
+            else:
+                yield from _data_settings(value, f"{path}.{key}")

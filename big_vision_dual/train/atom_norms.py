@@ -11,9 +11,6 @@ from big_vision_dual.core.dualize import measure as norms
 from big_vision_dual.core.tables.schema import TargetNormTable
 
 PyTree = Any
-FILE = "atom_norms.jsonl"
-"""In a workdir: rows {step, weight_norm, update_norm, gradient_norm}, each a list in the order of the table's rows; an
-atom with batch axes (scanned layers, heads) has a list in its place."""
 _MOST_ROWS = 400  # of a whole training: more columns than a heat map can show
 
 

@@ -1,42 +1,55 @@
-"""Checkpoints with orbax: asynchronous, atomic, checked for damage when read."""
+"""Checkpoints with orbax: asynchronous, atomic, and doubted only where their contents are known to be damaged."""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import itertools
 import logging
+import re
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from big_vision_dual.train import distributed
+from big_vision_dual.train import digests, distributed, workdir
 
 PyTree = Any
-FOLDER = "checkpoints"
-_DAMAGED = "damaged"
+_DAMAGED, _SUPERSEDED = "damaged", "superseded"
 _KEEP_LATEST = 2  # the newest, and the one before in case the newest turns out damaged
+_RETRY_SECONDS = (1.0, 5.0)  # before the second and the third attempt at reading
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that could not be written, or none that can be read."""
 
 
+class _Outcome(enum.IntEnum):
+    """What became of reading a checkpoint; of several hosts, the least counts."""
+
+    UNREAD, DAMAGED, READ = range(3)
+
+
 class Checkpoints:
     """The checkpoints of one workdir: the two newest and every `keep_every` steps, each a folder `{step}`.
 
     A checkpoint holds a tree of arrays (the TrainState) and `notes`, a JSON object. It is written beside
-    its final place and renamed when complete, so that a crash leaves the ones before untouched.
+    its final place and renamed when complete, so that a crash leaves the ones before untouched. The first that a
+    process writes is read back at once. Raises WorkdirError for a path that orbax cannot read back.
     """
 
     def __init__(self, folder: epath.PathLike, keep_every: int = 0, read_only: bool = False):
         self._folder = epath.Path(folder)
         self._read_only = read_only
+        self._read_back = read_only
+        if not read_only:
+            workdir.refuse_patterns(self._folder)
         keep: list[Any] = [policies.LatestN(_KEEP_LATEST)]
         if keep_every:
             keep.append(policies.EveryNSteps(keep_every))
@@ -48,6 +61,7 @@ class Checkpoints:
             create=not read_only,
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 
     @property
     def steps(self) -> list[int]:
@@ -63,15 +77,19 @@ class Checkpoints:
 
         Raises CheckpointError when this or an earlier write failed, for instance because the disk is full.
         """
-        notes = {**notes, "shapes": _shapes(state), "sums": jax.device_get(_sums(state))}
-        notes["sums"] = {path: int(value) for path, value in notes["sums"].items()}
+        notes = digests.signed({**notes, "shapes": _shapes(state), "digests": digests.of_tree(state)})
         try:
             self._manager.wait_until_finished()
-            self._manager.save(
+            begun = self._manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes))
             )
         except Exception as error:
             raise self._not_written(error) from error
+        if not begun:
+            raise CheckpointError(f"{self._folder / str(step)} is there already and is not overwritten.")
+        if not self._read_back:
+            self.wait()
+            self._check_back(step, state)
 
     def wait(self) -> None:
         """Returns when the last `save` is on disk; raises CheckpointError when that failed."""
@@ -81,7 +99,12 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def close(self) -> None:
-        self._manager.close()
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._not_written(error) from error
+        finally:
+            self._reader.close()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -93,88 +116,160 @@ class Checkpoints:
             with contextlib.suppress(Exception):  # the first error is the one to report
                 self.close()
 
-    def restore(self, state: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """(state, notes) of the newest checkpoint that can be read, or None where there is none at all.
+    def restore(self, state: PyTree, step: int | None = None) -> tuple[PyTree, dict[str, Any]] | None:
+        """(state, notes) of the newest sound checkpoint, or of that of `step`; None where there is none at all.
 
         state: shapes, dtypes and shardings of what to restore; the sharding, and the number of devices, may
-          differ from those it was saved with. A damaged checkpoint is renamed to `{step}.damaged`, with a
-          warning, and the one before is tried. Raises CheckpointError when there are only damaged ones, or one is
-          of another model.
+          differ from those it was saved with.
+        A damaged checkpoint gives way to the one before, with a warning; once that is read, the damaged one is
+        renamed to `{step}.damaged`, or `{step}.superseded` where an older `step` was asked for. One so renamed that
+        can be read after all is taken again. Raises CheckpointError, and renames nothing, when one cannot be read
+        for a reason that may pass, when there are only damaged ones, or when one is of another model.
         """
-        steps = self.steps
-        for step in reversed(steps):
-            try:
-                found = self._read(step, state)
-            except CheckpointError:
-                raise
-            except Exception as error:  # orbax, tensorstore and JSON each have their own
-                found, reason = None, error
-            if _everywhere(found is not None):
+        candidates = list(self._candidates())
+        if step is not None:
+            candidates = self._of_step(candidates, step)
+        for number, (at, path) in enumerate(candidates):
+            found = self._attempt(path, state)
+            if found is not None:
+                self._settle(at, path, candidates[:number])
                 return found
-            logging.warning(
-                "checkpoint %d in %s cannot be read and is skipped: %s", step, self._folder,
-                f"{type(reason).__name__}: {_first_line(reason)}" if found is None else "damaged on another host",
-            )  # fmt: skip
-            self._set_aside(step)
-        damaged = sorted(path.name for path in self._folder.glob(f"*.{_DAMAGED}*"))
-        if steps or damaged:
+        if candidates:
             raise CheckpointError(
-                f"none of the checkpoints in {self._folder} can be read: {', '.join(damaged or map(str, steps))}. "
-                "Delete that folder to start afresh, or give another workdir and config.resume another run's."
+                f"none of the checkpoints in {self._folder} can be read: "
+                f"{', '.join(path.name for _, path in candidates)}. Nothing was renamed. Delete that folder to start "
+                "afresh, or give another workdir and config.resume another run's."
             )
         return None
 
-    def _read(self, step: int, state: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
-        _check_shapes(notes["shapes"], _shapes(state), f"checkpoint {step} in {self._folder}")
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(state))
-        restored = self._manager.restore(step, args=args)["state"]
-        changed = [path for path, value in jax.device_get(_sums(restored)).items() if notes["sums"][path] != value]
+    def notes(self, step: int) -> dict[str, Any]:
+        """What was noted beside the state of `step`. Raises what orbax does, and digests.Damaged."""
+        return self._notes(self._folder / str(step))
+
+    def _notes(self, path: epath.Path) -> dict[str, Any]:
+        read = self._reader.restore(path, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+        return digests.checked(read)
+
+    def _candidates(self) -> Iterator[tuple[int, epath.Path]]:
+        """(step, folder) of what may be restored, newest first; of one step the one not set aside first."""
+        named = [(step, self._folder / str(step)) for step in self.steps]
+        aside = [(int(found[1]), path) for path in self._folder.glob(f"*.{_DAMAGED}*")
+                 if (found := re.fullmatch(rf"(\d+)\.{_DAMAGED}(-\d+)?", path.name))]  # fmt: skip
+        yield from sorted(named + aside, key=lambda one: (-one[0], len(one[1].name)))
+
+    def _of_step(self, candidates: list[tuple[int, epath.Path]], step: int) -> list[tuple[int, epath.Path]]:
+        chosen = [one for one in candidates if one[0] == step]
+        if not chosen:
+            possible = ", ".join(str(at) for at in sorted({at for at, _ in candidates})) or "none"
+            raise CheckpointError(f"config.resume_step={step}: possible in {self._folder}: {possible}.")
+        return chosen
+
+    def _attempt(self, path: epath.Path, state: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """What `path` holds; None, with a warning, where it is damaged."""
+        for pause in (*_RETRY_SECONDS, None):
+            found, error = None, None
+            try:
+                found = self._read(path, state)
+                outcome = _Outcome.READ
+            except CheckpointError:
+                raise
+            except Exception as raised:  # orbax, tensorstore and JSON each have their own
+                error = raised
+                outcome = _Outcome.DAMAGED if digests.is_damage(raised) and path.exists() else _Outcome.UNREAD
+            outcome = _of_all_hosts(outcome)
+            if outcome is _Outcome.READ:
+                return found
+            reason = f"{type(error).__name__}: {_first_line(error)}" if error else "so another host says"
+            if outcome is _Outcome.DAMAGED:
+                logging.warning("checkpoint %s in %s is damaged and is skipped: %s", path.name, self._folder, reason)
+                return None
+            if pause is None:
+                raise CheckpointError(
+                    f"checkpoint {path.name} in {self._folder} could not be read, which need not be its fault: "
+                    f"{reason}. All checkpoints are left as they are: run the same command again when that is mended, "
+                    "or with --config.resume_step=N for an older one."
+                ) from error
+            logging.warning("checkpoint %s could not be read (%s); trying again in %g s", path.name, reason, pause)
+            time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _read(self, path: epath.Path, state: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        what = f"checkpoint {path.name} in {self._folder}"
+        notes = self._notes(path)
+        _check_shapes(notes["shapes"], _shapes(state), what)
+        restored = self._reader.restore(path, args=ocp.args.Composite(state=ocp.args.StandardRestore(state)))["state"]
+        if "digests" in notes:
+            expected, found = notes["digests"], digests.of_tree(restored)
+        else:
+            expected, found = notes["sums"], digests.of_tree_before_0_2(restored)
+        changed = [name for name, value in found.items() if expected[name] != value]
         if changed:
-            raise ValueError(f"contents of {changed[0]} changed on disk")
+            raise digests.Damaged(f"contents of {changed[0]} changed on disk")
         return restored, notes
 
-    def _set_aside(self, step: int) -> None:
-        if jax.process_index() == 0 and not self._read_only:
-            (self._folder / str(step)).rename(self._unused(f"{step}.{_DAMAGED}"))
+    def _check_back(self, step: int, state: PyTree) -> None:
+        """Reads what was just written; raises CheckpointError where that does not give it back."""
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        try:
+            self._read(self._folder / str(step), like)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+            if digests.is_damage(error) or isinstance(error, CheckpointError):
+                raise CheckpointError(
+                    f"checkpoint in {self._folder} of step {step} was written but does not read back: {reason}. "
+                    "Training stops before more is lost: give a workdir on another file system."
+                ) from error
+            logging.warning("checkpoint %d could not be read back for a check: %s", step, reason)
+        self._read_back = True
+
+    def _settle(self, step: int, path: epath.Path, damaged: list[tuple[int, epath.Path]]) -> None:
+        """Makes `path` the newest: names it by its step, and renames what would stand in its way."""
+        if self._read_only:
+            return
+        worse = {other for _, other in damaged}
+        renamed = [(other, f"{at}.{_DAMAGED if other in worse else _SUPERSEDED}") for at, other in self._candidates()
+                   if other.name == str(at) and (other in worse or at > step)]  # fmt: skip
+        if jax.process_index() == 0:
+            for other, name in renamed:
+                other.rename(self._unused(name))
+            if path.name != str(step):
+                path.rename(self._folder / str(step))
+                logging.warning("%s in %s can be read again, and is taken", path.name, self._folder)
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"set aside {step}")
+            multihost_utils.sync_global_devices(f"settled {step}")
         self._manager.reload()
 
     def _unused(self, name: str) -> epath.Path:
-        """The path `name`, with a number where the same step was damaged before."""
+        """The path `name`, with a number where there is one of that name."""
         names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
         return next(path for path in map(self._folder.joinpath, names) if not path.exists())
 
     def _not_written(self, error: Exception) -> CheckpointError:
-        self._manager.reload()
+        with contextlib.suppress(Exception):
+            self._manager.reload()
         kept = f"the last good one, step {self.latest}, is kept" if self.latest else "there is none yet"
         return CheckpointError(
             f"could not write a checkpoint to {self._folder}: {_first_line(error)}; {kept}. "
-            "Free some space there, or raise config.keep_ckpt_steps, and run the same command again."
+            f"{workdir.remedy(error)}, and run the same command again."
         )
 
 
-def _everywhere(good: bool) -> bool:
-    """Whether `good` holds on all hosts."""
+def _of_all_hosts(outcome: _Outcome) -> _Outcome:
+    """The worst outcome of any host."""
     if jax.process_count() == 1:
-        return good
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
+        return outcome
+    return _Outcome(int(np.min(multihost_utils.process_allgather(np.asarray(int(outcome))))))
 
 
-def _first_line(error: Exception | None) -> str:
+def _first_line(error: BaseException | None) -> str:
     """What happened, in at most 400 characters; tensorstore says it last, after the paths, before its settings."""
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__).split(" [tensorstore_spec=")[0]
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    line = re.split(r" \[tensorstore_spec(?:\[\d+\])?=", line)[0]
     return line if len(line) <= 400 else f"{line[:100]} ... {line[-290:]}"
 
 
-def _flat(tree: PyTree) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
 def _shapes(tree: PyTree) -> dict[str, str]:
-    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in _flat(tree).items()}
+    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in digests.flat(tree).items()}
 
 
 def _check_shapes(saved: dict[str, str], wanted: dict[str, str], what: str) -> None:
@@ -188,16 +283,3 @@ def _check_shapes(saved: dict[str, str], wanted: dict[str, str], what: str) -> N
             f"{extra[:3]}, {len(wrong)} of other shape {sorted(wrong)[:3]}. Give the config it was made with, or "
             "another workdir."
         )
-
-
-@jax.jit
-def _sums(tree: PyTree) -> dict[str, jax.Array]:
-    """Sum modulo 2^32 of each leaf's bits: the same however the leaf is sharded, other when bits flip."""
-    return {path: _bit_sum(leaf) for path, leaf in _flat(tree).items()}
-
-
-def _bit_sum(leaf: jax.Array) -> jax.Array:
-    if jnp.issubdtype(leaf.dtype, jnp.floating):
-        unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[leaf.dtype.itemsize]
-        leaf = jax.lax.bitcast_convert_type(leaf, unsigned)
-    return jnp.sum(leaf.astype(jnp.uint32), dtype=jnp.uint32)

@@ -15,11 +15,12 @@ from typing import NoReturn
 import jax
 
 from big_vision_dual.core import errors
-from big_vision_dual.train import last_words
+from big_vision_dual.train import aborts, rendezvous
 
 MODES = ("auto", "on", "off")
-HEARTBEAT = "BVD_HEARTBEAT_SECONDS"
-_HEARTBEAT_SECONDS = 100  # JAX's own default
+HEARTBEAT, JOIN = "BVD_HEARTBEAT_SECONDS", "BVD_JOIN_SECONDS"
+_HEARTBEAT_SECONDS, _JOIN_SECONDS = 100, 300  # JAX's own defaults
+_INTERRUPTED = 130  # 128 + SIGINT
 _FAREWELL_SECONDS = 5  # hosts that fail for the same reason do so within this
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 _CONTINUE = (
@@ -48,17 +49,23 @@ def joined(mode: str = "auto") -> Iterator[None]:
     A host that fails prints why and ends at once, since the others cannot go on without it. They learn of it from a
     collective that breaks (`HostLost`, as on CPUs), or JAX aborts them: at once when host 0 is gone, else when it
     has sent no heartbeat for as long as the environment variable BVD_HEARTBEAT_SECONDS says (default 100).
+    Hosts wait for each other to join for BVD_JOIN_SECONDS (default 300); who is missing is named where the
+    coordinator's address is in the environment, see `rendezvous`.
     """
     if mode not in MODES:
         raise ValueError(f"distributed mode {mode!r}; possible: {', '.join(MODES)}.")
     if mode == "off" or (mode == "auto" and hosts() < 2):
         yield
         return
-    last_words.leave(_ABORTED)
+    _meet()
+    aborts.explain(_ABORTED)
     _initialize()
     try:
         with lost_hosts_named():
             yield
+    except KeyboardInterrupt:
+        print(f"\n{_who()}: interrupted. {_CONTINUE}", file=sys.stderr, flush=True)
+        os._exit(_INTERRUPTED)
     except Exception as error:
         _fail(error)
 
@@ -100,17 +107,30 @@ def _cloud_tpu_workers() -> int:
         return 1
 
 
+def _meet() -> None:
+    named = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    if all(variable in os.environ for variable in named):
+        hosts_, rank = _whole(named[1], least=1), _whole(named[2], least=0)
+        rendezvous.meet(os.environ[named[0]], hosts_, rank, join_seconds())
+
+
 def _initialize() -> None:
     jax.distributed.initialize(
         num_processes=_whole("JAX_NUM_PROCESSES", least=1) if "JAX_NUM_PROCESSES" in os.environ else None,
         process_id=_whole("JAX_PROCESS_ID", least=0) if "JAX_PROCESS_ID" in os.environ else None,
         heartbeat_timeout_seconds=heartbeat_seconds(),
+        initialization_timeout=join_seconds(),
     )
 
 
 def heartbeat_seconds() -> int:
     """After how many seconds of silence a host counts as dead."""
     return _whole(HEARTBEAT, least=1) if HEARTBEAT in os.environ else _HEARTBEAT_SECONDS
+
+
+def join_seconds() -> int:
+    """How long hosts wait until all have joined."""
+    return _whole(JOIN, least=1) if JOIN in os.environ else _JOIN_SECONDS
 
 
 def _whole(variable: str, least: int) -> int:
@@ -132,8 +152,7 @@ def _sign_of_a_lost_host(error: BaseException | None) -> str | None:
 
 def _fail(error: Exception) -> NoReturn:
     """Prints the error and ends the process. JAX at exit would first wait for all hosts, for 300 s or an abort."""
-    who = f"host {jax.process_index()} of {jax.process_count()}"
-    status = 1
+    who, status = _who(), 1
     if isinstance(error, HostLost):
         print(f"{who}: {error}", file=sys.stderr)
     else:
@@ -147,6 +166,10 @@ def _fail(error: Exception) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _who() -> str:
+    return f"host {jax.process_index()} of {jax.process_count()}"
 
 
 def _raise(error: Exception) -> NoReturn:

@@ -163,6 +163,7 @@ _RUN = (
     Field("resume", str, None, "workdir of another run, continued with its step and optimizer"),
     Field("resume_step", int, None, "continue at this older checkpoint, not at the newest", _FROM_0),
     Field("resume_changed", bool, False, "continue although the config is not the one that the workdir had"),
+    Field("compile_cache", str, None, "folder of compiled programs, or 'off'; see docs/reliability.md"),
     Field("profile", dict, None, "the steps to trace with jax.profiler, into the workdir"),
     Field("profile.start", int, NEEDED, "first step traced", _COUNT),
     Field("profile.steps", int, NEEDED, "how many", _COUNT),

@@ -15,21 +15,26 @@ from etils import epath
 
 from big_vision_dual.train import (
     atom_norms,
+    changes,
     checkpoint,
+    compile_cache,
     data,
     distributed,
+    examples,
     feed,
     flops,
     health,
+    lock,
     losses,
     metrics,
     optim,
+    run_files,
     setup,
     signals,
+    sinks,
     start,
     telling,
     throughput,
-    wandb_log,
 )  # fmt: skip
 from big_vision_dual.train import workdir as workdir_lib
 from big_vision_dual.train.evals import Evals
@@ -49,14 +54,21 @@ def fit(
       nothing. source: training data in place of config.input.data. name: the recipe's, for the person watching.
 
     Raises signals.Stopped, which ends the process with exit code 75, once a stop that SIGTERM or SIGINT asked
-    for is saved; health.NonFiniteError; checkpoint.CheckpointError; workdir.WorkdirError; distributed.HostLost;
-    and what `setup.prepare` raises.
+    for is saved; health.NonFiniteError; checkpoint.CheckpointError; workdir.WorkdirError, also where another training
+    has the workdir; changes.ConfigChanged; distributed.HostLost; and what `setup.prepare` raises.
     """
-    with workdir_lib.unwritable_named(workdir), contextlib.ExitStack() as stack:
+    with workdir_lib.failures_named(workdir), contextlib.ExitStack() as stack:
         stop = stack.enter_context(signals.StopRequest())
-        session = _Session(setup.prepare(config, source), workdir, stack, name)
+        folder = None if workdir is None else workdir_lib.open_workdir(workdir)
+        held = _nobody_else if folder is None or jax.process_index() else stack.enter_context(lock.held(folder))
+        stack.enter_context(compile_cache.enabled(config.get("compile_cache"), folder))
+        session = _Session(setup.prepare(config, source), folder, stack, name)
         with distributed.lost_hosts_named():
-            return session.train(stop)
+            return session.train(stop, held)
+
+
+def _nobody_else() -> None:
+    """The check of a lock that is not needed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,32 +83,35 @@ class _Every:
 class _Session:
     """A run in one process, from its start to its last step or a stop."""
 
-    def __init__(self, run: setup.Run, workdir: epath.PathLike | None, stack: contextlib.ExitStack, name: str):
+    def __init__(self, run: setup.Run, folder: epath.Path | None, stack: contextlib.ExitStack, name: str):
         self._run = run
         self._every = _Every(
             run.steps("log_training", default=50), run.steps("ckpt", default=1000), run.steps("keep_ckpt", default=0)
         )
-        folder = None if workdir is None else workdir_lib.open_workdir(workdir)
         self._checkpoints = _open_checkpoints(folder, self._every.keep, stack)
-        begun = start.begin(run, self._checkpoints)
+        changed = changes.check(folder, run.config) if folder is not None and self._last_checkpoint is not None else ()
+        begun = self._begun = start.begin(run, self._checkpoints)
         self._state: TrainState = begun.state
         self._step = int(begun.state.step)
-        files = [] if folder is None else workdir_lib.describe(run, folder)
-        self._log = wandb_log.open_log(run.config, folder, begun.notes.get("wandb_id"), files)
-        stack.callback(self._log.close)
-        rows = folder / metrics.FILE if folder is not None and jax.process_index() == 0 else None
+        sizes = run.config.input.batch_size, run.data_size
+        self._seen = examples.Seen.noted(begun.notes, self._step, *sizes)
+        if folder is not None:
+            workdir_lib.describe(run, folder, self._step if changed else None)
+        self._sink = sinks.open_sink(run, folder, begun.notes.get("wandb_id"))
+        stack.callback(self._sink.close)
+        rows = folder / run_files.METRICS if folder is not None and jax.process_index() == 0 else None
         self._writer = metrics.MetricWriter(rows, after_step=self._step)
-        atoms = None if rows is None else rows.parent / atom_norms.FILE
+        atoms = None if rows is None else rows.parent / run_files.ATOM_NORMS
         self._atom_writer = metrics.MetricWriter(atoms, after_step=self._step)
         self._evals = Evals(run)
         self._monitor = health.Monitor(run.fns.state.params)
         self._profile = stack.enter_context(Profile(run.config.get("profile"), folder))
         self._clock = _clock(run, begun.notes.get("core_seconds", 0.0))
         self._progress = stack.enter_context(Progress(self._step, run.total_steps))
-        self._progress.say(telling.header(run, name, workdir))
+        self._progress.say(telling.header(run, name, folder))
         self._progress.say(begun.told)
 
-    def _compile(self) -> Any:
+    def _compiled(self) -> Any:
         """The step, compiled: done before the clock starts, so that speeds and ETA are of steps alone."""
         fns = self._run.fns
         started = time.monotonic()
@@ -105,67 +120,81 @@ class _Session:
         self._clock.start()
         return compiled
 
-    def train(self, stop: signals.StopRequest) -> dict[str, Any]:
+    def train(self, stop: signals.StopRequest, held: lock.Check) -> dict[str, Any]:
+        """The steps that are left. held: raises once another training has taken the workdir over."""
+        try:
+            self._steps_left(stop, held)
+        except health.NonFiniteError as error:
+            self._sink.alert("not finite", str(error))
+            raise
+        except signals.Stopped as stopped:
+            self._sink.alert("stopped", f"after step {stopped.step}; the same command continues")
+            raise
+        return self._writer.last
+
+    def _steps_left(self, stop: signals.StopRequest, held: lock.Check) -> None:
         total = self._run.total_steps
-        if self._step < total:
-            self._train = self._compile()
+        if self._step >= total:
+            return
+        step_function = self._compiled()
         loss = self._run.config.get("loss", "softmax_xent")
         batches = feed.batches(self._run.source, self._run.fns, self._step, loss=loss)
         in_flight: collections.deque[jax.Array] = collections.deque()
         while self._step < total:
             with self._clock.waiting():
                 batch = next(batches)
-            in_flight.append(self._update(batch))
+            outputs = self._update(step_function, batch)
+            in_flight.append(outputs["loss"])
             if len(in_flight) > _IN_FLIGHT:
                 in_flight.popleft().block_until_ready()
+            held()
             stopping = stop.at(self._step) and self._step < total
-            self._after_step(save=stopping)
+            self._after_step(outputs, save=stopping)
             if stopping:
                 self._progress.say(f"stopped after step {self._step}; saved, the same command continues")
                 raise signals.Stopped(self._step)
-        return self._writer.last
+        self._check_health()
 
-    def _update(self, batch: Any) -> jax.Array:
-        """One step; returns its loss, on the device."""
+    def _update(self, step_function: Any, batch: Any) -> dict[str, Any]:
+        """One step; returns its outputs, on the device."""
         step = self._step = self._step + 1
         self._profile.before(step)
-        self._state, outputs = self._train(self._state, batch, np.asarray(self._fires(step, self._every.log)))
+        self._state, outputs = step_function(self._state, batch, np.asarray(self._fires(step, self._every.log)))
         self._profile.after(step, outputs["loss"])
-        self._monitor.add(step, outputs)
+        self._monitor.add(step, outputs, self._last_checkpoint)
         self._clock.step()
-        self._outputs = outputs
-        return outputs["loss"]
+        return outputs
 
-    def _after_step(self, save: bool) -> None:
+    def _after_step(self, outputs: dict[str, Any], save: bool) -> None:
         """Logs, evaluates and saves where it is time to, in this order: what is saved has its row complete."""
         step = self._step
         self._progress.advance(step)
         if self._fires(step, self._every.log):
-            self._measure_training()
+            self._measure_training(outputs)
         with self._clock.paused():
             for name, value in self._evals.run(step, self._state):
                 self._writer.measure(name, value)
             row = self._writer.write(step)
             if row:
-                self._log.log(row)
+                self._sink.log(row)
                 self._progress.row(row)
             if save or self._saves(step):
                 self._save(wait=save or step == self._run.total_steps)
 
-    def _measure_training(self) -> None:
+    def _measure_training(self, outputs: dict[str, Any]) -> None:
         run, step = self._run, self._step
         self._check_health()
-        outputs = jax.device_get({key: self._outputs[key] for key in ("loss", "measured", "atoms")})
+        outputs = jax.device_get({key: outputs[key] for key in ("loss", "measured", "atoms")})
         self._measure_atoms(outputs["atoms"])
-        seen = step * run.config.input.batch_size
+        seen = self._seen_until_now()
         values = {
             "training_loss": outputs["loss"],
             "train/loss": outputs["loss"],
             **outputs["measured"],
             **{name: schedule(step - 1) for name, schedule in run.schedules.items()},
-            "examples_seen": seen,
+            "examples_seen": seen.total,
             "progress": step / run.total_steps,
-            "epoch": seen / run.data_size,
+            "epoch": seen.epochs,
             **self._clock.report(),
         }
         for name, value in values.items():
@@ -179,14 +208,28 @@ class _Session:
                 self._atom_writer.measure_list(name, atom_norms.listed(of_atoms, table))
             self._atom_writer.write(self._step)
 
+    def _seen_until_now(self) -> examples.Seen:
+        return self._seen.at(self._step, self._run.config.input.batch_size, self._run.data_size)
+
+    @property
+    def _last_checkpoint(self) -> int | None:
+        return self._checkpoints.latest if self._checkpoints else None
+
     def _check_health(self) -> None:
-        self._monitor.check(self._checkpoints.latest if self._checkpoints else None)
+        self._monitor.check(self._last_checkpoint)
 
     def _save(self, wait: bool) -> None:
         if self._checkpoints is None:
             return
         self._check_health()
-        notes = {"data_position": self._step, "core_seconds": self._clock.core_seconds, "wandb_id": self._log.id}
+        health.check_state(self._state, self._step, self._last_checkpoint)
+        notes = {
+            "data_position": self._step,
+            "core_seconds": self._clock.core_seconds,
+            "wandb_id": self._sink.id,
+            "rewound": self._begun.rewound,
+            **self._seen_until_now().note(),
+        }
         self._checkpoints.save(self._step, self._state, notes)
         if wait:
             self._checkpoints.wait()
@@ -204,7 +247,7 @@ def _open_checkpoints(
 ) -> checkpoint.Checkpoints | None:
     if folder is None:
         return None
-    return stack.enter_context(checkpoint.Checkpoints(folder / checkpoint.FOLDER, keep_every))
+    return stack.enter_context(checkpoint.Checkpoints(folder / run_files.CHECKPOINTS, keep_every))
 
 
 def _clock(run: setup.Run, core_seconds: float) -> throughput.Clock:

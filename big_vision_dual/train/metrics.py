@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-FILE = "big_vision_metrics.txt"
+from big_vision_dual.core import files
+from big_vision_dual.train import run_files
+
 TIMING = ("img/sec", "img/sec/core", "core_hours", "step_seconds", "data_wait_seconds", "mfu", "uptime")
 """Names that depend on the machine; all else is equal between two runs of one config and seed."""
 
@@ -17,7 +18,8 @@ class MetricWriter:
     """Collects the measurements of a step and writes them as one row.
 
     path: of the file; None keeps the rows in memory only. after_step: rows beyond this step are cut off
-      (they will be computed again), and so is a last line that was only half written.
+      (they will be computed again), and so is a last line that was only half written. Damaged lines go to
+      NAME.damaged.txt beside it, as they are.
     """
 
     def __init__(self, path: epath.Path | None, after_step: int = 0):
@@ -25,10 +27,21 @@ class MetricWriter:
         self._row: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
         if path is not None and path.exists():
-            kept = [row for row in read(path) if row["step"] <= after_step]
-            _replace(path, kept)
-            for row in kept:
+            self._take_up(path, after_step)
+
+    def _take_up(self, path: epath.Path, after_step: int) -> None:
+        kept, damaged = [], []
+        for line, row in run_files.parsed(path):
+            if row is None:
+                damaged.append(line)
+            elif row["step"] <= after_step:
+                kept.append(line)
                 self.last |= row
+        if damaged:
+            aside = path.parent / f"{path.stem}.damaged.txt"
+            before = aside.read_bytes() if aside.exists() else b""
+            files.write(aside, before + b"".join(line + b"\n" for line in damaged))
+        files.write(path, b"".join(line + b"\n" for line in kept))
 
     def measure(self, name: str, value: float) -> None:
         self._row[name] = float(value)
@@ -46,19 +59,3 @@ class MetricWriter:
             with self._path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         return row
-
-
-def read(path: epath.PathLike) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics file; stops at a line that was not finished."""
-    for line in epath.Path(path).read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
-
-
-def _replace(path: epath.Path, rows: list[dict[str, Any]]) -> None:
-    """Rewrites the file in one atomic step, so that a crash leaves the old one or the new one."""
-    fresh = path.parent / f"{path.name}.tmp"
-    fresh.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    fresh.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import ml_collections
 from etils import epath
 
 from big_vision_dual.models import ssm
-from big_vision_dual.train import checkpoint, setup, start, workdir
+from big_vision_dual.train import checkpoint, run_files, setup, start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +27,9 @@ def load(path: epath.PathLike) -> tuple[ssm.LanguageModel, Any]:
     Raises `CheckpointError` for a folder without config or checkpoint, `ValueError` for a model without `step`.
     """
     folder = epath.Path(path)
-    if not (folder / workdir.CONFIG_FILE).exists() or not (folder / checkpoint.FOLDER).exists():
+    if not all((folder / name).exists() for name in (run_files.CONFIG, run_files.CHECKPOINTS)):
         raise checkpoint.CheckpointError(f"{folder} has no checkpoint of a run; give the --workdir of a training.")
-    config = ml_collections.ConfigDict(json.loads((folder / workdir.CONFIG_FILE).read_text()))
+    config = ml_collections.ConfigDict(run_files.config(folder))
     run = setup.prepare(config, source=_NoData())  # pyright: ignore[reportArgumentType]
     if not isinstance(run.model, ssm.LanguageModel):
         raise ValueError(f"{folder} has a {config.model_name}, which is no recurrent language model; possible: a run "

@@ -1,7 +1,9 @@
-"""Stops a run between two steps when it is asked to, so that it can save and exit."""
+"""Stops a run between two steps when it is asked to, so that it can save and exit; says at once that it has heard."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 from types import FrameType
@@ -11,6 +13,14 @@ from jax.experimental import multihost_utils
 
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: stopped by a signal, everything saved; the same command continues the run."""
+INTERRUPTED = 130
+"""128 + SIGINT: ended at once by a second Ctrl-C, without saving."""
+_PATIENCE_SECONDS = 5.0
+_HEARD = (
+    b"\nStopping: the step under way (or the compilation) is finished, then everything is saved. "
+    b"Ctrl-C again ends at once.\n"
+)
+_AT_ONCE = b"\nEnding at once, without saving: the same command continues at the newest checkpoint.\n"
 
 
 class Stopped(SystemExit):
@@ -30,17 +40,17 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._previous: dict[signal.Signals, object] = {}
+        self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> StopRequest:
         if not jax.distributed.is_initialized() and threading.current_thread() is threading.main_thread():
+            self._undo.enter_context(_answers())
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._handle)
+                self._undo.callback(signal.signal, number, signal.signal(number, self._handle))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+        self._undo.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -53,3 +63,40 @@ class StopRequest:
         if not jax.distributed.is_initialized():
             return self._event.is_set()
         return multihost_utils.reached_preemption_sync_point(step)
+
+
+@contextlib.contextmanager
+def _answers():
+    """A thread that answers signals while the main thread is in native code, which compiles for minutes.
+
+    Python runs a signal's handler only when the main thread is back in Python; the byte that `set_wakeup_fd` writes
+    comes at once.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    left = threading.Event()
+    thread = threading.Thread(target=_answer, args=(reading, left), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+        thread.join()
+        os.close(reading)
+
+
+def _answer(reading: int, left: threading.Event) -> None:
+    heard = 0
+    while byte := os.read(reading, 1):
+        if byte[0] not in (signal.SIGINT, signal.SIGTERM) or left.is_set():
+            continue
+        if not heard:
+            os.write(2, _HEARD)
+        elif byte[0] == signal.SIGINT:
+            os.write(2, _AT_ONCE)
+            if not left.wait(_PATIENCE_SECONDS):
+                os._exit(INTERRUPTED)
+        heard += 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import jax
 from etils import epath
 
 from big_vision_dual.models import weights
-from big_vision_dual.train import checkpoint
+from big_vision_dual.train import changes, checkpoint, digests, run_files
 from big_vision_dual.train import workdir as workdir_lib
 from big_vision_dual.train.setup import Run
 from big_vision_dual.train.update import TrainState
@@ -17,39 +18,71 @@ from big_vision_dual.train.update import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """state, what the checkpoint noted beside it ({} without one), and a line for the person watching."""
+    """state, what the checkpoint noted beside it ({} without one), and a line for the person watching.
+
+    rewound: what later checkpoints note of config.resume_step, so that the same command after a preemption goes on
+      from them and not back again; None without one.
+    """
 
     state: TrainState
     notes: dict[str, Any]
     told: str
+    rewound: dict[str, Any] | None = None
 
 
 def begin(run: Run, checkpoints: checkpoint.Checkpoints | None) -> Start:
     """The first that there is of: a checkpoint of the workdir, config.resume, config.model_init, fresh.
 
-    config.resume: workdir of another run; its newest checkpoint is continued, step, optimizer and all.
+    config.resume_step: continues at that checkpoint instead of the newest one; those after it are set aside.
+    config.resume: workdir of another run; its checkpoint is continued, step, optimizer and all.
     config.model_init: weights file, see `models.weights.load`; config.model_load may have `dont_load`
       and `stored_grid`.
     """
-    found = checkpoints.restore(run.fns.state) if checkpoints else None
+    rewound = _rewound(run)
+    if checkpoints and checkpoints.latest is not None:
+        step = None if _went_back(checkpoints, rewound) else run.config.get("resume_step")
+        found = checkpoints.restore(run.fns.state, step)
+    else:
+        found = checkpoints.restore(run.fns.state) if checkpoints else None
     if found is not None:
-        return Start(*found, f"continues at step {int(found[0].step)} of this workdir")
+        return Start(*found, f"continues at step {int(found[0].step)} of this workdir", rewound)
     if run.config.get("resume"):
         return _resume(run, run.config.resume)
+    if rewound:
+        raise checkpoint.CheckpointError(f"config.resume_step={rewound['step']}, but the workdir has no checkpoint.")
     state = run.fns.init()
     if run.config.get("model_init"):
         return Start(_with_weights(run, state, run.config.model_init), {}, f"starts from {run.config.model_init}")
     return Start(state, {}, "starts afresh")
 
 
-def left_by(run: Run, workdir: epath.PathLike, named: str) -> tuple[TrainState, dict[str, Any]]:
-    """(state, notes) of the newest checkpoint that can be read in another run's workdir, which stays as it is.
+def _rewound(run: Run) -> dict[str, Any] | None:
+    step = run.config.get("resume_step")
+    return None if step is None else {"step": step, "config": digests.of_json(changes.plain(run.config))}
+
+
+def _went_back(checkpoints: checkpoint.Checkpoints, rewound: dict[str, Any] | None) -> bool:
+    """Whether the newest checkpoint comes from the same command, which has gone back to its step before."""
+    assert checkpoints.latest is not None
+    if rewound is None:
+        return False
+    try:
+        return checkpoints.notes(checkpoints.latest).get("rewound") == rewound
+    except Exception:  # one that cannot be read is no reason to go back: `restore` says what is wrong with it
+        logging.warning("the notes of checkpoint %d cannot be read", checkpoints.latest)
+        return False
+
+
+def left_by(
+    run: Run, workdir: epath.PathLike, named: str, step: int | None = None
+) -> tuple[TrainState, dict[str, Any]]:
+    """(state, notes) of the newest checkpoint, or that of `step`, in another run's workdir, which stays as it is.
 
     named: how the workdir was given, for the message. Raises CheckpointError where there is none.
     """
-    other = checkpoint.Checkpoints(workdir_lib.located(workdir) / checkpoint.FOLDER, read_only=True)
+    other = checkpoint.Checkpoints(workdir_lib.located(workdir) / run_files.CHECKPOINTS, read_only=True)
     try:
-        found = other.restore(run.fns.state)
+        found = other.restore(run.fns.state, step)
     finally:
         other.close()
     if found is None:
@@ -58,8 +91,11 @@ def left_by(run: Run, workdir: epath.PathLike, named: str) -> tuple[TrainState, 
 
 
 def _resume(run: Run, workdir: str) -> Start:
-    state, notes = left_by(run, workdir, f"config.resume={workdir!r}")
-    return Start(state, {"core_seconds": notes["core_seconds"]}, f"continues at step {int(state.step)} of {workdir}")
+    state, notes = left_by(run, workdir, f"config.resume={workdir!r}", run.config.get("resume_step"))
+    for change in changes.against(workdir_lib.located(workdir), run.config):
+        logging.info("config.resume: another config than there: %s", change)
+    kept = {name: value for name, value in notes.items() if name not in ("wandb_id", "rewound")}
+    return Start(state, kept, f"continues at step {int(state.step)} of {workdir}", _rewound(run))
 
 
 def _with_weights(run: Run, state: TrainState, spec: str) -> TrainState:

@@ -35,7 +35,7 @@ class StepFns:
     train: (state, batch, measured) -> (state, outputs); donates state. batch: 'image' (B, H, W, C) float32
       and 'labels' (B, classes) float32, or of a language model 'tokens' (B, L + 1) int32.
       measured: bool, whether outputs['measured'] and ['atoms'] are computed or zeros.
-      outputs: 'loss'; 'finite_params' and 'finite_grads', a flag per parameter leaf (before the update);
+      outputs: 'loss'; 'finite_params' and 'finite_grads', a flag per parameter leaf (after the update);
       'measured', {metric name: scalar}; 'atoms', {metric name: {atom: norms}}, see `atom_norms.measure`.
     state, batch, measured: the arguments of `train` as ShapeDtypeStructs with shardings.
     """
@@ -132,7 +132,7 @@ def _make_train(config: Any, model: Any, tx: Any, table: TargetNormTable | None)
         norms, atoms = _when(measured, lambda: _measure(done, table))
         outputs = {
             "loss": done.loss,
-            "finite_params": _finite(state.params),
+            "finite_params": _finite(done.state.params),
             "finite_grads": _finite(done.gradient),
             "measured": norms,
             "atoms": atoms,

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import stat
 import subprocess
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from big_vision_dual.pods import gcloud, launcher, remote
 from big_vision_dual.pods.gcloud import Failure, Result
 from big_vision_dual.pods.spec import LaunchError, LaunchSpec, Outcome
+from big_vision_dual.train import recipes
 
 # What the real gcloud says, from public issue threads and Google's troubleshooting pages.
 STOCK_OUT = Result(1, err='There is no more capacity in the zone "europe-west4-a"; you can try in another zone')
@@ -126,7 +128,7 @@ def preempt(cloud):
 def spec(tmp_path):
     (tmp_path / "requirements.txt").touch()
     return LaunchSpec(
-        "v4-32", "us-central2-b", "run-1", "configs/x.py", "gs://bucket/run-1", spot=True, source=tmp_path
+        "v4-32", "us-central2-b", "run-1", "mnist5k_vit", "gs://bucket/run-1", spot=True, source=tmp_path
     )
 
 
@@ -334,9 +336,67 @@ def test_a_workdir_on_the_slice_and_a_bad_name_are_refused(spec):
     with pytest.raises(LaunchError, match="lower-case letters"):
         LaunchSpec("v4-32", "z", "Run_1", "c")
     with pytest.raises(LaunchError, match="no --workdir"):
-        launch(LaunchSpec("v4-32", "z", "run-1", "c", source=spec.source), Cloud())
+        launch(LaunchSpec("v4-32", "z", "run-1", "mnist5k_vit", source=spec.source), Cloud())
+    source = spec.source / "no"
     with pytest.raises(LaunchError, match="no requirements"):
-        launch(LaunchSpec("v4-32", "z", "run-1", "c", workdir="gs://b/r", source=spec.source / "no"), Cloud())
+        launch(LaunchSpec("v4-32", "z", "run-1", "mnist5k_vit", workdir="gs://b/r", source=source), Cloud())
+
+
+TFDS = "config.input.data is 'imagenet2012' of TFDS, without a data_dir that the workers can read"
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "error", "message"),
+    [
+        ("vit_s16_i1k_duel", (), recipes.RecipeError, "no config 'vit_s16_i1k_duel'"),
+        ("mnist5k_vit", ("--config.lrr=1",), ValueError, "lrr"),
+        ("vit_s16_i1k", (), LaunchError, TFDS + r" \(given: none\).*--config.input.data.data_dir=gs://BUCKET/tfds"),
+        ("vit_s16_i1k", ("--config.input.data.data_dir=/data",), LaunchError, TFDS + r" \(given: /data\)"),
+        ("study_vit:array:/tmp/x.npz", (), LaunchError, "config.input.data reads /tmp/x.npz, which the workers"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_recipe_that_could_not_run_there_costs_nothing(spec, config, overrides, error, message, dry_run):
+    cloud, said = Cloud(), []
+    with pytest.raises(error, match=message):
+        launcher.launch(dataclasses.replace(spec, config=config, overrides=overrides), cloud, dry_run, said.append)
+    assert (cloud.calls, said) == ([], [])
+
+
+def test_tfds_in_a_bucket_is_what_a_pod_can_read(spec):
+    overrides = ("--config.input.data.data_dir=gs://b/tfds",)
+    assert launch(dataclasses.replace(spec, config="vit_s16_i1k", overrides=overrides), Cloud())[0] is Outcome.FINISHED
+
+
+def test_the_archive_lies_where_nobody_else_can_put_a_link(spec, monkeypatch, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.setattr(launcher.tempfile, "tempdir", str(shared))
+    seen = []
+
+    class Watching(Cloud):
+        def run(self, argv):
+            seen.extend(pathlib.Path(word.removeprefix("--output=")) for word in argv if word.startswith("--output="))
+            if "archive" in argv:
+                assert stat.S_IMODE(seen[-1].parent.stat().st_mode) == 0o700
+            return super().run(argv)
+
+    launch(spec, Watching())
+    assert len(seen) == 1
+    assert seen[0].parent.parent == shared
+    assert not list(shared.iterdir())
+
+
+def test_what_workers_install_is_pinned():
+    script = remote.install("a.tar.gz", "abc")
+    assert "/uv/install.sh" not in script
+    assert " --no-deps -r requirements.txt -r requirements-tpu.txt " in script
+    assert script.endswith(" --build-constraints requirements-build.txt")
+    root = pathlib.Path(__file__).parent.parent.parent
+    for name in ("requirements.txt", "requirements-tpu.txt", "requirements-build.txt"):
+        lines = [line for line in (root / name).read_text().splitlines() if line and not line.startswith("#")]
+        assert all("==" in line or line == "-e ." for line in lines), name
+    assert "\n-e .\n" in (root / "requirements.txt").read_text()
 
 
 def test_the_real_runner_reports_status_output_and_a_missing_gcloud(capfd):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import resource
 
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from big_vision_dual.train import checkpoint, sharding
+from big_vision_dual.train import checkpoint, digests, sharding, workdir
 from big_vision_dual.train.update import TrainState, initial
 
 # Futures that orbax leaves behind after an error.
@@ -37,8 +38,9 @@ def wanted():
 
 
 @pytest.fixture
-def saved(tmp_path):
+def saved(tmp_path, monkeypatch):
     """Checkpoints of steps 1 to 5, every third kept."""
+    monkeypatch.setattr(checkpoint, "_RETRY_SECONDS", (0.0, 0.0))
     checkpoints = checkpoint.Checkpoints(tmp_path, keep_every=3)
     for step in range(1, 6):
         checkpoints.save(step, make_state(step), {"wandb_id": "abc", "core_seconds": 0.1 * step})
@@ -81,9 +83,10 @@ def test_damaged_ones_alone_are_no_fresh_start_however_often_it_is_tried(saved, 
     for _ in range(2):
         with pytest.raises(
             checkpoint.CheckpointError,
-            match=r"can be read: 3\.damaged, 4\.damaged, 5\.damaged\. Delete that folder to start afresh",
+            match=r"can be read: 5, 4, 3\. Nothing was renamed\. Delete that folder to start afresh",
         ):
             saved.restore(wanted)
+        assert saved.steps == [3, 4, 5]
 
 
 def damage(path):
@@ -95,11 +98,116 @@ def damage(path):
         file.write_bytes(content)
 
 
-def test_flipped_bits_are_found_by_the_sums(saved, wanted, monkeypatch):
-    flipped = jax.jit(lambda tree: {path: value + (path == "b") for path, value in checkpoint._sums(tree).items()})
-    monkeypatch.setattr(checkpoint, "_sums", lambda tree: {**flipped(tree), "params/b": jnp.uint32(1)})
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_fault_that_passes_is_waited_for(saved, wanted, monkeypatch, attempts):
+    monkeypatch.setattr(saved._reader, "restore", failing(saved._reader.restore, attempts, OSError(5, "EIO")))
+    assert int(newest(saved, wanted).step) == 5
+    assert saved.steps == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        OSError(24, "Too many open files"),
+        MemoryError("host out of memory"),
+        ValueError("UNAVAILABLE: Error reading from bucket: 503"),
+        ValueError("RESOURCE_EXHAUSTED: Error opening zarr"),
+        RuntimeError("something that nobody has seen before"),
+    ],
+)
+def test_a_fault_of_the_reading_is_reported_and_nothing_is_renamed(saved, wanted, tmp_path, monkeypatch, error):
+    with monkeypatch.context() as patch:
+        patch.setattr(saved._reader, "restore", failing(saved._reader.restore, 10, error))
+        with pytest.raises(checkpoint.CheckpointError, match=r"which need not be its fault.*left as"):
+            saved.restore(wanted)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4", "5"]
+    assert int(newest(saved, wanted).step) == 5
+
+
+def failing(read, times, error):
+    """`read`, which raises `error` the first `times` times."""
+    left = [error] * times
+
+    def restore(*arguments, **options):
+        if left:
+            raise left.pop()
+        return read(*arguments, **options)
+
+    return restore
+
+
+@pytest.mark.usefixtures("saved")
+def test_one_set_aside_that_can_be_read_is_taken_again(wanted, tmp_path):
+    (tmp_path / "5").rename(tmp_path / "5.damaged")
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as reader:
+        assert int(newest(reader, wanted).step) == 5
+    with checkpoint.Checkpoints(tmp_path) as again:
+        assert int(newest(again, wanted).step) == 5
+        assert again.steps == [3, 4, 5]
+
+
+def test_an_older_one_is_asked_for_and_later_ones_are_set_aside(saved, wanted, tmp_path):
+    state, _ = saved.restore(wanted, 4)
+    assert int(state.step) == 4
+    assert saved.steps == [3, 4]
+    assert (tmp_path / "5.superseded").is_dir()
+    with pytest.raises(checkpoint.CheckpointError, match=r"config\.resume_step=5: possible in .*: 3, 4"):
+        saved.restore(wanted, 5)
+
+
+def test_what_changed_on_disk_is_found(saved, wanted, monkeypatch):
+    honest = digests.of_tree
+    monkeypatch.setattr(digests, "of_tree", lambda tree: {**honest(tree), "params/b": 1})
     with pytest.raises(checkpoint.CheckpointError, match=r"none of the checkpoints in .* can be read"):
         saved.restore(wanted)
+
+
+def test_the_digest_sees_entries_that_change_places_and_signs():
+    tree = {"a": jnp.arange(12.0).reshape(3, 4), "b": jnp.int32(0), "c": jnp.ones((2, 2), jnp.bfloat16)}
+    before = digests.of_tree(tree)
+    assert digests.of_tree(tree) == before
+    for changed in (tree["a"][::-1], tree["a"].at[0, 0].set(-0.0), tree["a"].T.reshape(3, 4)):
+        assert digests.of_tree({**tree, "a": changed}) == {**before, "a": digests.of_tree({"a": changed})["a"]}
+        assert digests.of_tree({"a": changed})["a"] != before["a"]
+    assert digests.of_tree_before_0_2({"a": tree["a"][::-1]})["a"] == digests.of_tree_before_0_2(tree)["a"]
+
+
+def test_notes_that_changed_on_disk_are_damage(saved, wanted, tmp_path, caplog):
+    file = tmp_path / "5" / "notes" / "metadata"
+    text = file.read_text()
+    file.write_text(text.replace("abc", "abd"))
+    assert text != file.read_text()
+    assert int(newest(saved, wanted).step) == 4
+    assert "its notes changed on disk" in caplog.text
+
+
+def test_checkpoints_of_before_0_2_are_read(saved, wanted, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(digests, "signed", lambda notes: {"sums": notes["digests"], "shapes": notes["shapes"]})
+        patch.setattr(digests, "of_tree", digests.of_tree_before_0_2)
+        saved.save(6, make_state(6), {})
+        saved.wait()
+    assert int(newest(saved, wanted).step) == 6
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a*b", "back\\slash", "what?"])
+def test_a_path_that_orbax_cannot_read_back_is_refused(tmp_path, name):
+    with pytest.raises(workdir.WorkdirError, match=r"could be written there but not read back\. Give a path without"):
+        checkpoint.Checkpoints(tmp_path / name / "checkpoints")
+
+
+def test_the_first_one_is_read_back_at_once(tmp_path, monkeypatch):
+    honest, numbers = digests.of_tree, itertools.count()
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(digests, "of_tree", lambda tree: {**honest(tree), "params/b": next(numbers)})
+        with pytest.raises(checkpoint.CheckpointError, match=r"of step 1 was written but does not read back: Damaged"):
+            checkpoints.save(1, make_state(1), {})
+
+
+def test_a_step_that_is_there_already_is_not_silently_left_out(saved):
+    with pytest.raises(checkpoint.CheckpointError, match="is there already"):
+        saved.save(5, make_state(5), {})
 
 
 @pytest.mark.usefixtures("saved")

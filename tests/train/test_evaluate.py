@@ -10,7 +10,7 @@ import pytest
 
 from big_vision_dual.cli import main
 from big_vision_dual.models import weights
-from big_vision_dual.train import metrics, recipes, setup, start
+from big_vision_dual.train import recipes, run_files, setup, start
 from big_vision_dual.train.loop import fit
 
 RECIPE = f'''
@@ -56,7 +56,7 @@ def test_a_relative_workdir_is_the_same_one(trained, evaluated, monkeypatch):
 
 def test_a_checkpoint_scores_what_the_last_row_of_its_run_says(trained, evaluated):
     before = sorted(trained.workdir.rglob("*"))
-    *_, last = metrics.read(trained.workdir / metrics.FILE)
+    *_, last = run_files.rows(trained.workdir)
     scores = {name: value for name, value in last.items() if name.startswith(("val/", "ema/"))}
     assert len(scores) == 4
     assert scores["val/loss"] != scores["ema/loss"]

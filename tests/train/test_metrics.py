@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from big_vision_dual import models
-from big_vision_dual.train import distributed, flops, health, metrics, signals, throughput
+from big_vision_dual.train import distributed, flops, health, metrics, run_files, signals, throughput
 
 
 def test_rows_after_the_checkpoint_and_half_lines_are_cut(tmp_path):
-    path = tmp_path / metrics.FILE
+    path = tmp_path / run_files.METRICS
     writer = metrics.MetricWriter(path)
     for step in (1, 2, 3):
         writer.measure("training_loss", 1 / step)
@@ -86,17 +86,52 @@ def test_the_first_leaves_to_go_non_finite_are_named():
     params = {"head": {"bias": 0, "kernel": 0}, "Transformer": {"kernel": 0}}  # JAX's order: Transformer, head
     fine, bad = np.array([True, True, True]), np.array([True, False, False])
     monitor = health.Monitor(params)
-    monitor.add(6, {"loss": 1.0, "finite_params": fine, "finite_grads": fine})
+    monitor.add(6, {"loss": 1.0, "finite_params": fine, "finite_grads": fine}, 4)
     monitor.check(last_checkpoint=4)
-    monitor.add(7, {"loss": 2.0, "finite_params": fine, "finite_grads": bad})
-    monitor.add(8, {"loss": np.nan, "finite_params": ~fine, "finite_grads": ~fine})
+    monitor.add(7, {"loss": 2.0, "finite_params": fine, "finite_grads": bad}, 4)
+    monitor.add(8, {"loss": np.nan, "finite_params": ~fine, "finite_grads": ~fine}, 4)
     with pytest.raises(health.NonFiniteError) as caught:
         monitor.check(last_checkpoint=4)
     assert str(caught.value) == (
         "training is not finite at step 7: loss 2.0; gradients: 2 of 3 leaves, first head/bias, head/kernel; "
-        "parameters before the step: all finite. Checkpoints: step 4 is kept; the same command continues there, "
-        "with a lower config.lr, a config.grad_clip_norm or a longer warm-up."
+        "parameters after the step: all finite. Checkpoints: step 4 is kept; the same command with "
+        "--config.resume_changed=True and a lower config.lr, a config.grad_clip_norm or a longer warm-up continues "
+        "there, and with --config.resume_step=N at an older one."
     )
+
+
+def test_the_monitor_does_not_grow_and_finds_a_nan_that_nobody_asks_for():
+    monitor = health.Monitor({"w": 0})
+    fine = {"loss": 1.0, "finite_params": np.array([True]), "finite_grads": np.array([True])}
+    for step in range(1, 200):
+        monitor.add(step, fine, None)
+        assert len(monitor._pending) < health._AT_MOST
+    with pytest.raises(health.NonFiniteError, match="not finite at step 200: loss nan"):
+        [monitor.add(step, {**fine, "loss": np.nan}, None) for step in range(200, 200 + health._AT_MOST)]
+
+
+def test_what_may_not_be_saved():
+    state = {"params": {"w": jnp.ones(3)}, "best": jnp.float32(np.inf), "count": jnp.int32(2)}
+    health.check_state(state, 3, None)
+    with pytest.raises(health.NonFiniteError, match=r"after step 3 is not finite and is not saved: 1 of 2 leaves, "
+                                                    r"first params/w\. There is no checkpoint yet"):  # fmt: skip
+        health.check_state({**state, "params": {"w": jnp.array([1, np.inf, 2])}}, 3, None)
+    with pytest.raises(health.NonFiniteError, match=r"first best\. Checkpoints: step 1 is kept"):
+        health.check_state({**state, "best": jnp.float32(np.nan)}, 3, 1)
+
+
+def test_damaged_lines_lose_no_later_rows_and_are_said(tmp_path, caplog):
+    path = tmp_path / run_files.METRICS
+    rows = [{"step": step, "training_loss": 1 / step} for step in range(1, 6)]
+    lines = [json.dumps(row).encode() for row in rows]
+    lines[1] = lines[1][:9] + b"\xff" + lines[1][10:]
+    path.write_bytes(b"\n".join([lines[0], lines[1], b"", *lines[2:]]) + b"\n" + b'{"step": 6, "tr')
+    assert list(run_files.rows(tmp_path)) == [rows[0], *rows[2:]]
+    assert f"{path}: line 2 cannot be read" in caplog.text
+    resumed = metrics.MetricWriter(path, after_step=4)
+    assert resumed.last == rows[3]
+    assert list(run_files.rows(tmp_path)) == [rows[0], *rows[2:4]]
+    assert (tmp_path / "big_vision_metrics.damaged.txt").read_bytes() == lines[1] + b"\n"
 
 
 def test_a_stop_is_asked_for_by_the_first_signal_and_handlers_come_back():

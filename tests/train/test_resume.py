@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 
 import pytest
+from etils import epath
 from run_rows import repeatable as rows
 
-from big_vision_dual.train import checkpoint, signals
+from big_vision_dual.train import changes, checkpoint, lock, run_files, signals, workdir
 from big_vision_dual.train.loop import fit
+from big_vision_dual.train.progress import Progress
 
 
 def test_sigterm_then_the_same_command_equals_the_uninterrupted_run(tmp_path, tiny, train_process):
@@ -34,14 +38,14 @@ def test_sigterm_then_the_same_command_equals_the_uninterrupted_run(tmp_path, ti
 def test_a_damaged_checkpoint_is_skipped_and_its_steps_are_computed_again(tmp_path, tiny, caplog):
     fit(tiny(model="mlp"), tmp_path)
     whole = rows(tmp_path)
-    newest = tmp_path / checkpoint.FOLDER / "12" / "state"
+    newest = tmp_path / run_files.CHECKPOINTS / "12" / "state"
     for file in newest.rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
     fit(tiny(model="mlp"), tmp_path)
     assert "checkpoint 12" in caplog.text
     assert rows(tmp_path) == whole
-    assert sorted(path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()) == ["12", "12.damaged", "8"]
+    assert sorted(path.name for path in (tmp_path / run_files.CHECKPOINTS).iterdir()) == ["12", "12.damaged", "8"]
 
 
 def test_config_resume_continues_another_run(tmp_path, tiny):
@@ -54,5 +58,48 @@ def test_config_resume_continues_another_run(tmp_path, tiny):
 
 def test_a_checkpoint_of_another_model_is_an_error_not_a_fresh_start(tmp_path, tiny):
     fit(tiny(model="mlp"), tmp_path)
-    with pytest.raises(checkpoint.CheckpointError, match=r"of another model or optimizer.*or another workdir"):
+    with pytest.raises(changes.ConfigChanged, match=r"another config:\n  config.model.width: 32 -> 40\n"):
         fit(tiny("--config.model.width=40", model="mlp"), tmp_path)
+    with pytest.raises(checkpoint.CheckpointError, match=r"of another model or optimizer.*or another workdir"):
+        fit(tiny("--config.model.width=40", "--config.resume_changed=True", model="mlp"), tmp_path)
+
+
+def test_a_changed_config_is_listed_and_kept_and_counters_go_on(tmp_path, tiny, caplog):
+    """../shared/cases/21: half the batch size from step 4 on."""
+    fit(tiny("--config.total_steps=4", "--config.schedule.decay_type=stair", model="mlp"), tmp_path)
+    before = json.loads((tmp_path / run_files.CONFIG).read_text())
+    smaller = ("--config.total_steps=6", "--config.schedule.decay_type=stair", "--config.input.batch_size=16")
+    with pytest.raises(changes.ConfigChanged) as refused:
+        fit(tiny(*smaller, model="mlp"), tmp_path)
+    assert "config.input.batch_size: 32 -> 16\n" in str(refused.value)
+    assert "total_steps" not in str(refused.value)  # a constant schedule goes on as if it had been longer
+    assert json.loads((tmp_path / run_files.CONFIG).read_text()) == before
+    fit(tiny(*smaller, "--config.resume_changed=True", model="mlp"), tmp_path)
+    assert "goes on with another config than before: config.input.batch_size: 32 -> 16" in caplog.text
+    assert [row["examples_seen"] for row in run_files.rows(tmp_path)] == [32, 64, 96, 128, 144, 160]
+    assert [row["epoch"] for row in run_files.rows(tmp_path)][-1] == 1.6
+    assert json.loads((tmp_path / "config.until-step-4.json").read_text()) == before
+    assert json.loads((tmp_path / run_files.CONFIG).read_text())["input"]["batch_size"] == 16
+
+
+def test_resume_step_goes_back_once_and_then_on(tmp_path, tiny, monkeypatch):
+    fit(tiny(model="mlp"), tmp_path)
+    whole = rows(tmp_path)
+    back = tiny("--config.resume_step=8", model="mlp")
+    for config, begins in ((back, 8), (back, 12), (tiny("--config.resume_step=8", "--config.log_atom_norms=False",
+                           "--config.keep_ckpt_steps=6", model="mlp"), 8)):  # fmt: skip
+        told = []
+        monkeypatch.setattr(Progress, "say", lambda _, text, told=told: told.append(text))
+        fit(config, tmp_path)
+        assert told[1] == f"continues at step {begins} of this workdir"
+        assert rows(tmp_path) == whole
+    names = sorted(path.name for path in (tmp_path / run_files.CHECKPOINTS).iterdir())
+    assert names == ["12", "12.superseded", "12.superseded-2", "8"]
+
+
+def test_one_training_a_workdir(tmp_path, tiny):
+    with lock.held(epath.Path(tmp_path)):
+        with pytest.raises(workdir.WorkdirError, match=rf"another training has .*: process {os.getpid()} of "):
+            fit(tiny(model="mlp"), tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [run_files.OWNER]
+    assert fit(tiny("--config.total_steps=1", model="mlp"), tmp_path)["step"] == 1

@@ -91,9 +91,7 @@ class Atoms:
         tree.map_atoms(note)
         return [pattern for pattern in self.roles if not any(re.search(pattern, path) for path in paths)]
 
-    def linear(
-        self, path: str, fan_in: Size, fan_out: Size, part: Part = None, *, out_first: bool = False
-    ) -> Atom:
+    def linear(self, path: str, fan_in: Size, fan_out: Size, part: Part = None, *, out_first: bool = False) -> Atom:
         """x W; the leaf has shape fan_in + fan_out, e.g. (d, heads, d_head) for a query kernel.
 
         part: (axis, start, stop) of the leaf where it holds several atoms, sizes then being the part's.

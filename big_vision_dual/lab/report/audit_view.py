@@ -30,6 +30,41 @@ class Finding(Protocol):
     def ratio(self) -> float: ...
 
 
+class Share(Protocol):
+    """What `studies.measuring.Share` offers."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def change(self) -> float: ...
+    @property
+    def share(self) -> float: ...
+    @property
+    def allowed(self) -> float: ...
+    @property
+    def flagged(self) -> bool: ...
+    @property
+    def ratio(self) -> float: ...
+
+
+def shares(found: Sequence[Share], factor: float, update: int) -> rich.table.Table:
+    """The atoms that one update moves farthest beyond their share of the mass, and those that it moves least."""
+    flagged = sum(each.flagged for each in found)
+    caption = f"{flagged} of {len(found)} above {factor:g} times their share of the mass"
+    title = f"change of the output by update {update}, atom by atom"
+    view = rich.table.Table("where", title=title, caption=caption)
+    for column in ("change", "share of all", "of the mass", "ratio", ""):
+        view.add_column(column, justify="right")
+    ends = found if len(found) <= 2 * _MOST else (*found[:_MOST], None, *found[-_MOST:])
+    for each in ends:
+        if each is None:
+            view.add_section()
+            continue
+        numbers = (f"{number:.4g}" for number in (each.change, each.share, each.allowed, each.ratio))
+        view.add_row(each.name.removeprefix("Transformer/"), *numbers, "[red]flagged" if each.flagged else "")
+    return view
+
+
 def table(what: str, findings: Sequence[Finding], factor: float) -> rich.table.Table:
     """The findings farthest above what is declared, and how many are flagged."""
     flagged = sum(finding.flagged for finding in findings)

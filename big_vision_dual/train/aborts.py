@@ -9,7 +9,7 @@ import sys
 _WITNESS = "import sys; dump = sys.stdin.read(); sys.exit(sys.argv[1] if 'Aborted' in dump else dump or 0)"
 
 
-def leave(text: str) -> None:
+def explain(text: str) -> None:
     """Has `text` printed to stderr should this process be aborted (SIGABRT).
 
     A second process reads what faulthandler writes in that moment, and ends with this one. Of other crashes it
