@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from big_vision_dual import __version__
 from big_vision_dual.core import errors
 from big_vision_dual.train import command
 
@@ -35,18 +35,22 @@ Config fields are changed by --config.KEY=VALUE in every command that takes --co
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0 done, 1 a finding or failure, 2 wrong input."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    return errors.guarded(" ".join(["bvd", *argv[:1]]), lambda: _run(argv))
+
+
+def _run(argv: list[str]) -> int:
     name = argv[0] if argv else ""
     parser, commands = parsers([name] if name in COMMANDS else [])
     if name and name not in COMMANDS and not name.startswith("-"):
         parser.error(f"no command {name!r}{errors.did_you_mean(name, COMMANDS)}; possible: {', '.join(COMMANDS)}.")
     args = parser.parse(argv, commands.get(name))
-    return errors.guarded(f"bvd {name}", lambda: module(name).run(args))
+    return module(name).run(args)
 
 
 def parsers(filled: Sequence[str]) -> tuple[command.Parser, dict[str, argparse.ArgumentParser]]:
     """(the parser of bvd, {command: its parser}); only the arguments of the commands `filled` are added."""
     parser = command.Parser(prog="bvd", description=_ALL)
-    parser.add_argument("--version", action="version", version=f"big_vision_dual {_version()}")
+    parser.add_argument("--version", action="version", version=f"big_vision_dual {__version__}")
     choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         one = choices.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
@@ -59,10 +63,3 @@ def parsers(filled: Sequence[str]) -> tuple[command.Parser, dict[str, argparse.A
 def module(name: str) -> ModuleType:
     """The module of a command, with EXAMPLES, add_arguments and run."""
     return importlib.import_module(f"big_vision_dual.cli.{name.replace('-', '_')}")
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("big_vision_dual")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed: a clone on the path)"

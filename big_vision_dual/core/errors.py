@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+from big_vision_dual.core import extras
+
 STATUS = 2
 TRACEBACK = "BVD_TRACEBACK"
 
@@ -14,11 +16,17 @@ TRACEBACK = "BVD_TRACEBACK"
 def guarded(program: str, command: Callable[[], int]) -> int:
     """Runs `command`; prints errors that explain themselves and returns `STATUS` for them.
 
-    These are this package's own errors, ValueError and FileNotFoundError. Others, and all of them where the
-    environment variable BVD_TRACEBACK is set, keep their traceback.
+    These are this package's own errors, ValueError, FileNotFoundError and the lack of a package that an extra brings.
+    Others, and all of them where the environment variable BVD_TRACEBACK is set, keep their traceback.
     """
     try:
         return command()
+    except ModuleNotFoundError as error:
+        line = extras.remedy(error)
+        if line is None or os.environ.get(TRACEBACK):
+            raise
+        print(f"{program}: {line}", file=sys.stderr)
+        return STATUS
     except Exception as error:
         ours = type(error).__module__.startswith("big_vision_dual")
         if os.environ.get(TRACEBACK) or not (ours or isinstance(error, ValueError | FileNotFoundError)):
