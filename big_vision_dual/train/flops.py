@@ -63,5 +63,6 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 
 def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
-    closed = [value.jaxpr for value in params.values() if isinstance(value, core.ClosedJaxpr)]
-    return closed + [value for value in params.values() if isinstance(value, core.Jaxpr)]
+    """Closed or not, which since JAX 0.12 is one class."""
+    inner = [value for value in params.values() if isinstance(value, core.ClosedJaxpr | core.Jaxpr)]
+    return [getattr(value, "jaxpr", value) for value in inner]
