@@ -59,9 +59,7 @@ class ConvNet(nn.Module):
 def conv_net():
     """The norm tree of `ConvNet`, as the README shows one."""
     stem = n.RELU @ (n.conv("stem/kernel", (3, 3), 1, 8) + n.bias("stem/bias", 8))
-    branch = (
-        n.conv("block_{layer}_b/kernel", (3, 3), 12, 8) @ n.RELU @ n.conv("block_{layer}_a/kernel", (3, 3), 8, 12)
-    )
+    branch = n.conv("block_{layer}_b/kernel", (3, 3), 12, 8) @ n.RELU @ n.conv("block_{layer}_a/kernel", (3, 3), 8, 12)
     blocks = n.residual(branch, 2) ** 2
     return n.dense("head", 8 * 8 * 8, 10) @ n.FLATTEN @ blocks.tare(2) @ stem
 

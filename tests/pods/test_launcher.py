@@ -127,9 +127,7 @@ def preempt(cloud):
 @pytest.fixture
 def spec(tmp_path):
     (tmp_path / "requirements.txt").touch()
-    return LaunchSpec(
-        "v4-32", "us-central2-b", "run-1", "mnist5k_vit", "gs://bucket/run-1", spot=True, source=tmp_path
-    )
+    return LaunchSpec("v4-32", "us-central2-b", "run-1", "mnist5k_vit", "gs://bucket/run-1", spot=True, source=tmp_path)
 
 
 def launch(spec, cloud):
