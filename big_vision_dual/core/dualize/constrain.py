@@ -82,6 +82,7 @@ def constrain(
     dtype: str = "float32",
     shard_axis: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    target_norms: Mapping[str, Any] | None = None,
 ) -> optax.GradientTransformation:
     """The last link of an optax chain: adds to the step u (already times -lr) what keeps the weights w bounded.
 
@@ -102,6 +103,7 @@ def constrain(
     norm: of a hyperball, 'frobenius' (over that of a unit dual, see `step_size`) or 'own', the atom's.
     polar, dtype: of 'project'. shard_axis, mesh: 'project' and hyperballs in the own norm share their work over this
       axis (see `placement`); the others work entry by entry.
+    target_norms: of 'radius', in place of the table's, as in `scale_by_dualize`.
 
     Wrap in `optax.masked` for leaves that are frozen or not dualized.
     """
@@ -116,7 +118,7 @@ def constrain(
     if kind == "decay":
         return _shrink(kind, table, rate, {row.key: float(_is_matrix(row)) for row in table.rows}, cautious)
     if kind == "radius":
-        return _shrink(kind, table, rate, _over_radius(table, radius), cautious)
+        return _shrink(kind, table, rate, _over_radius(table, radius, target_norms), cautious)
     if kind == "hyperball":
         return _hyperball(table, None if size is None else by_row(size, table, "size"), norm, placement)
     options = {"polar": polar, "dtype": dtype, "shard_axis": shard_axis, "mesh": mesh}
@@ -155,7 +157,7 @@ def by_row(values: ByRow, table: TargetNormTable, what: str) -> dict[str, float 
     return found
 
 
-def _over_radius(table: TargetNormTable, radius: ByRow) -> dict[str, Any]:
+def _over_radius(table: TargetNormTable, radius: ByRow, target_norms: Mapping[str, Any] | None) -> dict[str, Any]:
     """{row.key: target_norm / radius}, broadcastable against the row's array; 0 where an atom is left alone."""
     radii = by_row(radius, table, "radius")
 
@@ -163,7 +165,8 @@ def _over_radius(table: TargetNormTable, radius: ByRow) -> dict[str, Any]:
         of_row = radii[row.key]
         if of_row is None or geometry.ATOMS[row.atom].projects_to == "itself":
             return 0.0
-        target_norm = np.asarray(row.target_norm, np.float32)
+        value = row.target_norm if target_norms is None else target_norms[row.key]
+        target_norm = value if isinstance(value, jax.Array) else np.asarray(value, np.float32)
         return target_norm.reshape(target_norm.shape + (1,) * (target_norm.ndim * (len(row.shape) - 1))) / of_row
 
     return {row.key: shrinkage(row) for row in table.rows}

@@ -79,16 +79,23 @@ class Momentum:
         if not 0 <= self.beta < 1:
             raise ValueError(f"momentum is {self.beta}; possible: a number in [0, 1).")
 
+    @property
+    def share(self) -> float:
+        """Autocorrelation of independent gradients' directions k steps apart, over beta^k."""
+        if not self.nesterov:
+            return 1.0
+        beta = self.beta
+        variance = (1 + beta) ** 2 + beta**4 / (1 - beta**2)  # of (beta m + (1 - beta) g) / (1 - beta)
+        return beta * (1 + beta + beta**3 / (1 - beta**2)) / variance
+
     def gain(self, decay: float = 0.0) -> float:
         """Variance of a sum of steps over that of as many independent ones, while `decay` forgets the older ones.
 
-        Independent gradients make directions of autocorrelation a beta^k, a = 1 without Nesterov; decayed by phi a step
-        they sum to 1 + 2 a phi beta / (1 - phi beta) times the variance: (1 + beta)/(1 - beta) for a small decay.
+        Autocorrelations a beta^k, forgotten by phi = 1 - decay a step, sum to 1 + 2 a phi beta / (1 - phi beta):
+        (1 + beta) / (1 - beta) for a small decay.
         """
-        beta, kept = self.beta, (1 - decay) * self.beta
-        own = (1 + beta) ** 2 + beta**4 / (1 - beta**2)  # variance of (beta m + (1 - beta) g) / (1 - beta)
-        share = beta * (1 + beta + beta**3 / (1 - beta**2)) / own if self.nesterov else 1.0
-        return 1 + 2 * share * kept / (1 - kept)
+        kept = (1 - decay) * self.beta
+        return 1 + 2 * self.share * kept / (1 - kept)
 
 
 def settled(step: float, decay: float, momentum: Momentum) -> float:

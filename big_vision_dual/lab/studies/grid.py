@@ -13,8 +13,9 @@ Config = dict[str, Any]
 
 NUMBERS = (
     "seed", "lr", "wd", "grad_clip_norm", "optax.b1", "optax.b2", "optax.momentum", "optax.fallback_scale",
+    "weight_constraint.radius",
 )  # fmt: skip
-TABLES = ("norms", "target_norm_scale")  # they too only change numbers: the target norms
+TABLES = ("norms", "target_norm_scale")  # they too only change numbers, the target norms, but for `_layout`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def get(config: Mapping[str, Any], field: str) -> Any:
     """The value of a dotted field, None where it or its parent is missing."""
     head, _, rest = field.partition(".")
     value = config.get(head)
-    return get(value or {}, rest) if rest else value
+    return get(value if isinstance(value, Mapping) else {}, rest) if rest else value
 
 
 def numbers(config: Mapping[str, Any]) -> dict[str, float]:
@@ -68,14 +69,23 @@ def numbers(config: Mapping[str, Any]) -> dict[str, float]:
     A None or 0 stays out: `optim` builds another chain without clipping or decay.
     """
     values = {name: get(config, name) for name in NUMBERS}
-    return {name: value for name, value in values.items() if value is not None and (value or name == "seed")}
+    given = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    return {name: value for name, value in given.items() if value or name == "seed"}
 
 
 def static(config: Mapping[str, Any]) -> Config:
     """What remains of a config when its numbers are left open: trials that agree in it share one program."""
     dualized = "norms" in config or "target_norm_scale" in config
     opened = replace(config, dict.fromkeys(numbers(config)))
-    return {name: value for name, value in opened.items() if not (dualized and name in TABLES)}
+    kept = {name: value for name, value in opened.items() if not (dualized and name in TABLES)}
+    return {**kept, "norms": _layout(config.get("norms") or {})} if dualized else kept
+
+
+def _layout(norms: Mapping[str, Any]) -> Config:
+    """What of `config.norms` changes the axes or the atom of a row, and so the program."""
+    first = norms.get("conventions") in ("first_attempt", "seed")
+    per_head = norms.get("biases_per_head")
+    return {"rule": norms.get("rule"), "biases_per_head": first if per_head is None else bool(per_head)}
 
 
 def by_program(trials: Iterable[Trial]) -> list[list[Trial]]:

@@ -10,21 +10,33 @@ import numpy as np
 
 from big_vision_dual.lab.studies import grid, settings, sweep
 from big_vision_dual.lab.studies.results import Record, Results
+from big_vision_dual.models import arch
 
-LR = 0.05  # the first attempt's, see docs/norms.md; its momentum .95 and absence of a warm-up are `dualize`'s too
-FLOOR = {"optax.scale_floor": True}
-# The seed table divides the mean over n tokens by n. S/16 has 196; this makes up for the study's 16, which weigh less.
+LR = 0.05  # the first attempt's, see docs/first_attempt.md; its momentum .95 and lack of a warm-up are `dualize`'s too
+COMMON = {"wd_mults": [[".*", 1.0]]}  # on all leaves
+# The first attempt divides the mean over n tokens by n: S/16 has 196, the study 16, which would weigh less.
 AS_196_TOKENS = {"target_norm_scale": [["(embedding|Transformer)/.*", 196 / 16]]}
+CONVENTIONS: dict[str, Any] = {
+    "lr": LR, "norms.shared_layer_norms": False, "norms.biases_per_head": False, **AS_196_TOKENS,
+}  # fmt: skip
+DIFFERENCES: dict[str, dict[str, Any]] = {
+    "shared LayerNorms": {"norms.shared_layer_norms": True},
+    "biases per head": {"norms.biases_per_head": True},
+    "1/3 after out": {"model.scaling": {**dataclasses.asdict(arch.DUAL), "attention_out_at": "output"}},
+    "zero head": {"model.head_zeroinit": True},
+    "wd .005": {"wd": 0.005},
+}
+"""What the first attempt's code did besides its conventions, each alone and then all together."""
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "AdamW, dual architecture": ("adamw_dual", {"lr": 2.0**-8}),
     "well-normed": ("dualize", {"lr": LR}),
-    "well-normed, twice the lr": ("dualize", {"lr": 2 * LR}),
-    "seed": ("dualize_seed", {"lr": LR}),
-    "flat": ("dualize_flat", {"lr": LR}),
-    "well-normed, scale floor": ("dualize", {"lr": LR, **FLOOR}),
-    "seed, scale floor": ("dualize_seed", {"lr": LR, **FLOOR}),
-    "seed as of 196 tokens, scale floor (the first attempt)": ("dualize_seed", {"lr": LR, **FLOOR, **AS_196_TOKENS}),
-}
+    "conventions with a scale floor": ("dualize_first_attempt", {**CONVENTIONS, "optax.scale_floor": True}),
+    "conventions": ("dualize_first_attempt", CONVENTIONS),
+    **{f"conventions, {name}": ("dualize_first_attempt", CONVENTIONS | fields) for name, fields in DIFFERENCES.items()},
+    "all that its code did": (
+        "dualize_first_attempt", CONVENTIONS | {k: v for fields in DIFFERENCES.values() for k, v in fields.items()}
+    ),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +55,9 @@ def run(base: Mapping[str, Any], seeds: int, results: Results) -> dict[str, Grow
         trial
         for name, (setting, fields) in RUNS.items()
         for trial in grid.product(
-            grid.replace(settings.apply(setting, base), fields), {"seed": range(seeds)}, point={"run": name}
+            grid.replace(settings.apply(setting, base), {**COMMON, **fields}),
+            {"seed": range(seeds)},
+            point={"run": name},
         )
     ]
     records, _ = sweep.run(trials, results)

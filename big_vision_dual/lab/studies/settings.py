@@ -4,7 +4,7 @@ adamw        standard ViT, AdamW
 adamw_dual   dual architecture, AdamW
 mup          muP for AdamW (Yang et al., arXiv 2203.03466, table 8): see `tables.mup`
 dualize      dual architecture, dualized with the well-normed table
-dualize_seed, dualize_flat   the same with the seed's table, and with equal target norms
+dualize_first_attempt, dualize_flat   the same with the first attempt's table, and with equal target norms
 dualize_fixed   the same with blocks of one total mass at all depths, 8, and not 2 x depth
 """
 
@@ -70,14 +70,18 @@ SETTINGS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "adamw_dual": lambda base: adamw(base, "dual"),
     "mup": mup,
     "dualize": dualize,
-    "dualize_seed": lambda base: dualize(base, "seed"),
+    "dualize_first_attempt": lambda base: dualize(base, "first_attempt"),
     "dualize_fixed": lambda base: dualize(base, blocks_mass=8.0),
     "dualize_flat": lambda base: dualize(base, "flat"),
 }
 
 
+_FORMER_NAMES = {"dualize_seed": "dualize_first_attempt"}
+
+
 def apply(name: str, base: Mapping[str, Any]) -> Config:
     """The config of a setting; sizes must be in `base` already, since muP's multipliers depend on the width."""
+    name = _FORMER_NAMES.get(name, name)
     if name not in SETTINGS:
         raise ValueError(f"unknown setting {name!r}; possible: {', '.join(SETTINGS)}.")
     return SETTINGS[name](base)

@@ -34,14 +34,16 @@ class Timing:
 
 
 def run(
-    trials: Sequence[Trial], results: Results, *, at_once: int | None = None, quiet: bool = False
+    trials: Sequence[Trial], results: Results, *, at_once: int | None = None, quiet: bool = False,
+    program: type[Program] = Program,
 ) -> tuple[list[Record], Timing]:
     """The records of `trials` in their order, and the time it took; runs those that `results` lacks.
 
     Trials whose configs differ only in `grid.NUMBERS`, seed or target norms run together, sharded over all
     devices, at most `at_once` of them (None: as many as fit in memory). Which trials share a batch depends on the grid
     alone, and a batch that a kill interrupted is run again as a whole: so the numbers do not depend on interruptions.
-    Trials that diverge are recorded with 'finite': false.
+    Trials that diverge are recorded with 'finite': false. program: a subclass that measures more; its results want a
+    file of their own.
     """
     started, compiling, ran = time.monotonic(), 0.0, 0
     groups = by_program(trials)
@@ -50,7 +52,7 @@ def run(
         for group in groups:
             if all(trial in results for trial in group):
                 continue
-            batch = _Batch.of(Program.of(group[0].config), len(group), at_once)
+            batch = _Batch.of(program.of(group[0].config), len(group), at_once)
             compiling += batch.compile_seconds
             for part in _parts(group, batch.size):
                 missing = [trial for trial in part if trial not in results]
@@ -61,6 +63,11 @@ def run(
                             results.add(trial, result)
                     ran += len(missing)
     return results.of(trials), Timing(compiling, time.monotonic() - started, ran)
+
+
+def edges(total_steps: int) -> np.ndarray:
+    """Steps between which the points of a curve lie, from 0 to the last."""
+    return np.unique(np.linspace(0, total_steps, POINTS + 1).round().astype(np.int32))
 
 
 def _parts(group: list[Trial], size: int) -> list[list[Trial]]:
@@ -98,10 +105,9 @@ class _Batch:
         filled = [*trials, *[trials[-1]] * (self.size - len(trials))]
         given = [self.program.numbers_of(trial.config) for trial in filled]
         numbers, state = self.shard(stacked(given)), self.shard(one_by_one(self.init, given))
-        edges = np.unique(np.linspace(0, self.program.total_steps, POINTS + 1).round().astype(np.int32))
         first = jax.tree.map(np.asarray, self.evaluate(state, self.data))
         curves: list[dict[str, np.ndarray]] = []
-        for start, stop in itertools.pairwise(edges):
+        for start, stop in itertools.pairwise(edges(self.program.total_steps)):
             state, measured = self.advance(state, numbers, self.data, start, stop)
             curves.append(jax.tree.map(np.asarray, measured))
             finished(len(trials) * (stop - start) / self.program.total_steps)

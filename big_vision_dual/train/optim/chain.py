@@ -48,7 +48,7 @@ def make(
             f"optax_name={config['optax_name']!r} with weight_constraint={config.get('weight_constraint')!r} needs "
             "target norms; give table=norm_trees.table_for(config)."
         )
-    rules = _schedule_rules(config)
+    rules = schedule_rules(config)
     rule_of = _match([(pattern, i) for i, (pattern, _) in enumerate(rules)], names, "config.schedule")
     trained = jax.tree.map(lambda rule: rules[rule][1] is not None, rule_of)
     sizes = {"total_steps": total_steps, "batch_size": batch_size, "data_size": data_size}
@@ -104,7 +104,8 @@ def _match(rules: Sequence[tuple[str, Any]], names: PyTree, what: str) -> PyTree
     return jax.tree.map(matched.__getitem__, names)
 
 
-def _schedule_rules(config: Any) -> list[tuple[str, Any]]:
+def schedule_rules(config: Any) -> list[tuple[str, Any]]:
+    """config.schedule as ordered (regex, schedule) pairs."""
     schedule = config.get("schedule", {})
     return list(schedule) if isinstance(schedule, (list, tuple)) else [(".*", schedule)]
 

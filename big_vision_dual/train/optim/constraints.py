@@ -48,11 +48,12 @@ def make(
     _check(name, config)
     factor = {"decay": config.get("wd"), "radius": config["lr"]}.get(name, 1.0)
     bounded = jax.tree.map(lambda flag: flag or name == "decay", dualized)
-    shard_axis = (config.get("optax") or {}).get("shard_axis") if config["optax_name"] == transforms.DUALIZE else None
+    dualize_options = (config.get("optax") or {}) if config["optax_name"] == transforms.DUALIZE else {}
+    shared = {name: dualize_options.get(name) for name in ("shard_axis", "target_norms")}
 
     def link(rule: int, function: schedules.Schedule) -> optax.GradientTransformation:
         mask = jax.tree.map(lambda own, flag: flag and own == rule, rule_of, bounded)
-        given = {"rate": lambda count: factor * function(count), "shard_axis": shard_axis, **options}
+        given = {"rate": lambda count: factor * function(count), **shared, **options}
         return optax.masked(dualize.constrain(name, table, **given), mask)
 
     return [link(rule, function) for rule, function in enumerate(functions) if function is not None]

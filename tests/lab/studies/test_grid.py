@@ -30,9 +30,29 @@ def test_no_decay_is_another_program_than_some_decay():
 
 
 def test_tables_only_change_numbers_where_there_is_one():
-    dualized = {**BASE, "norms": {"conventions": "seed"}}
-    trials = grid.product(dualized, {"norms.conventions": ["seed", "well_normed"]})
-    assert [len(group) for group in grid.by_program(trials)] == [2]
+    dualized = {**BASE, "norms": {"conventions": "well_normed", "biases_per_head": False}}
+    trials = grid.product(
+        dualized, {"norms.conventions": ["first_attempt", "well_normed"], "norms.blocks_mass": [2, 4]}
+    )
+    assert [len(group) for group in grid.by_program(trials)] == [4]
+
+
+def test_tables_of_other_rows_are_other_programs():
+    trials = grid.product(
+        {**BASE, "norms": {}}, {"norms.rule": [None, "scion"], "norms.biases_per_head": [False, True]}
+    )
+    assert [len(group) for group in grid.by_program(trials)] == [1, 1, 1, 1]
+
+
+def test_radii_share_a_program_and_rules_for_them_do_not():
+    ball = {**BASE, "weight_constraint": {"kind": "radius"}}
+    radii = [5.0, 25.0, [["Bias", None], [".*", 25.0]], [["Bias", None], [".*", 50.0]]]
+    assert [len(group) for group in grid.by_program(grid.product(ball, {"weight_constraint.radius": radii}))] == [
+        2,
+        1,
+        1,
+    ]
+    assert grid.numbers({**BASE, "weight_constraint": "none"}) == {"seed": 0, "lr": 0.1}
 
 
 def test_a_config_given_twice_runs_once():

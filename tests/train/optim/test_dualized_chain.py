@@ -1,5 +1,6 @@
 """The chain around `scale_by_dualize`: target norms, freezing, weight constraints, in float64 NumPy."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -112,6 +113,23 @@ def test_a_hyperball_goes_with_any_optimizer_and_leaves_what_is_frozen(params, t
     assert np.linalg.norm(after["a"]["kernel"]) == pytest.approx(np.linalg.norm(params["a"]["kernel"]), rel=1e-5)
     assert np.linalg.norm(updates["a"]["kernel"]) > 0.1
     np.testing.assert_array_equal(after["b"]["kernel"], params["b"]["kernel"])
+
+
+def test_radii_and_target_norms_may_be_traced(params, table):
+    """A sweep's program has one table; its trials bring their own target norms, to the decay too."""
+
+    def kernel(radius, factor):
+        targets = {row.key: factor * row.target_norm for row in table.rows}
+        ball = {"kind": "radius", "radius": radius}
+        traced = config(weight_constraint=ball, optax={"polar": "svd", "target_norms": targets})
+        return steps(traced, params, table)[1]["a"]["kernel"]
+
+    together = jax.jit(jax.vmap(kernel))(jnp.array([2.0, 8.0]), jnp.array([1.0, 3.0]))
+    scaled = dataclasses.replace(
+        table, rows=tuple(dataclasses.replace(row, target_norm=3 * row.target_norm) for row in table.rows)
+    )
+    alone = steps(config(weight_constraint={"kind": "radius", "radius": 8.0}), params, scaled)[1]["a"]["kernel"]
+    np.testing.assert_allclose(together[1], alone, atol=1e-6)
 
 
 def test_decay_takes_wd_times_schedule_off_matrices(params, table, free):
