@@ -11,13 +11,16 @@ from big_vision_dual.core.dualize import measure as norms
 from big_vision_dual.core.tables.schema import TargetNormTable
 
 PyTree = Any
+SIZE = "size"
+"""Of weights, see `step_size`."""
 _MOST_ROWS = 400  # of a whole training: more columns than a heat map can show
 
 
 def measure(
     params: PyTree, grads: PyTree, updates: PyTree, table: TargetNormTable
 ) -> tuple[dict[str, jax.Array], dict[str, dict[str, jax.Array]]]:
-    """({'{weight,update,gradient}_norm/GROUP': mean over the group}, {'weight_norm': {row.key: norms}, ...}).
+    """({'{weight,update,gradient}_norm/GROUP': mean over the group}, {'weight_norm': {row.key: norms}, ...,
+    'size': {row.key: sizes}}).
 
     For gradients the dual norm; groups as in `dualize.measure.group_name`.
     """
@@ -26,12 +29,13 @@ def measure(
         "update_norm": norms.atom_norms(updates, table),
         "gradient_norm": norms.dual_norms(grads, table),
     }
+    sizes = norms.atom_sizes(params, table)
     means = {
         f"{what}/{group}": mean
         for what, measured in of_atoms.items()
         for group, (_, mean) in norms.summary(measured, table).items()
     }
-    return means, of_atoms
+    return means, {**of_atoms, SIZE: sizes}
 
 
 def period(log_every: int, total_steps: int) -> int:

@@ -40,6 +40,7 @@ from big_vision_dual.train import workdir as workdir_lib
 from big_vision_dual.train.evals import Evals
 from big_vision_dual.train.profiling import Profile
 from big_vision_dual.train.progress import Progress
+from big_vision_dual.train.sizes import Watch
 from big_vision_dual.train.update import TrainState
 
 _IN_FLIGHT = 2  # steps that may be queued on the devices: enough to keep them busy, few enough to hold their batches
@@ -103,6 +104,7 @@ class _Session:
         self._writer = metrics.MetricWriter(rows, after_step=self._step)
         atoms = None if rows is None else rows.parent / run_files.ATOM_NORMS
         self._atom_writer = metrics.MetricWriter(atoms, after_step=self._step)
+        self._sizes = Watch(run.course, run.table, begun.notes.get("sizes"))
         self._evals = Evals(run)
         self._monitor = health.Monitor(run.fns.state.params)
         self._profile = stack.enter_context(Profile(run.config.get("profile"), folder))
@@ -186,11 +188,13 @@ class _Session:
         self._check_health()
         outputs = jax.device_get({key: outputs[key] for key in ("loss", "measured", "atoms")})
         self._measure_atoms(outputs["atoms"])
+        of_sizes = self._measure_sizes(outputs["atoms"])
         seen = self._seen_until_now()
         values = {
             "training_loss": outputs["loss"],
             "train/loss": outputs["loss"],
             **outputs["measured"],
+            **of_sizes,
             **{name: schedule(step - 1) for name, schedule in run.schedules.items()},
             "examples_seen": seen.total,
             "progress": step / run.total_steps,
@@ -215,6 +219,13 @@ class _Session:
     def _last_checkpoint(self) -> int | None:
         return self._checkpoints.latest if self._checkpoints else None
 
+    def _measure_sizes(self, of_atoms: dict[str, dict[str, np.ndarray]]) -> dict[str, float]:
+        """Measured and predicted sizes; says where they part."""
+        values, warnings = self._sizes.measure(self._step, of_atoms[atom_norms.SIZE]) if of_atoms else ({}, [])
+        for warning in warnings:
+            self._progress.say(warning)
+        return values
+
     def _check_health(self) -> None:
         self._monitor.check(self._last_checkpoint)
 
@@ -227,6 +238,7 @@ class _Session:
             "data_position": self._step,
             "core_seconds": self._clock.core_seconds,
             "wandb_id": self._sink.id,
+            "sizes": self._sizes.notes,
             "rewound": self._begun.rewound,
             **self._seen_until_now().note(),
         }

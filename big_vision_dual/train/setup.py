@@ -12,7 +12,8 @@ from big_vision_dual import models
 from big_vision_dual.core.tables import TargetNormTable
 from big_vision_dual.models import init, norm_trees
 from big_vision_dual.train import data, optim, schema, sharding, step
-from big_vision_dual.train.optim import Schedule
+from big_vision_dual.train.optim import Schedule, course
+from big_vision_dual.train.optim.course import Course
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Run:
     """What a config stands for.
 
     table: target norms, None where neither the optimizer nor the metrics need them.
+    course: predicted sizes of the weights, where they are measured and a formula is known.
     data_size: examples of an epoch. schedules: {'global_schedule'...: step -> factor}.
     """
 
@@ -27,6 +29,7 @@ class Run:
     source: data.Source
     model: Any
     table: TargetNormTable | None
+    course: Course | None
     fns: step.StepFns
     schedules: dict[str, Schedule]
     data_size: int
@@ -57,8 +60,8 @@ def prepare(config: Any, source: data.Source | None = None, devices: Any = None)
     params = jax.eval_shape(functools.partial(init.params, config, model))
     measured = config.get("log_atom_norms", True)
     table = norm_trees.table_for(config, params) if measured or optim.needs_table(config) else None
-    tx, schedules = optim.make(
-        config, params, total_steps=total_steps, batch_size=batch_size, data_size=source.num_examples, table=table
-    )
+    sizes = {"total_steps": total_steps, "batch_size": batch_size, "data_size": source.num_examples}
+    tx, schedules = optim.make(config, params, table=table, **sizes)
     fns = step.make(config, model, tx, mesh, table=table if measured else None)
-    return Run(config, source, model, table, fns, schedules, source.num_examples, total_steps)
+    predicted = course.make(config, table, **sizes) if measured and table is not None else None
+    return Run(config, source, model, table, predicted, fns, schedules, source.num_examples, total_steps)

@@ -19,12 +19,14 @@ from big_vision_dual.train.loop import fit
 def test_a_run_describes_itself(tmp_path, tiny):
     config = tiny("--config.total_steps=3", "--config.log_atom_norms=True", "--config.wandb=True", model="mlp")
     with config.unlocked():
+        config.optax_name = "scale_by_adam"
         config.profile = {"start": 2, "steps": 1}
         config.evals.ema = {**config.evals.val, "pred": "predict_ema"}
         config.ema = {"decay": 0.5}
     last = fit(config, tmp_path)
     assert last["step"] == 3
     assert {"training_loss", "l2_params", "val/acc@1", "val/loss", "ema/loss", "weight_norm/Linear/head"} <= set(last)
+    assert {"size/Linear/head", "predicted_size/Linear/head"} <= set(last)
     assert last["val/loss"] != last["ema/loss"]
     assert (last["examples_seen"], last["epoch"], last["progress"]) == (96, 0.96, 1.0)
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 3

@@ -131,8 +131,8 @@ def _decays(config: Any, table: TargetNormTable, kinds: Mapping[str, str]) -> di
         if name == "decay":
             return cautious * wd * matrix, np.inf, False
         if name == "radius" and ours:
-            free = radii[row.key] is None or ATOMS[row.atom].projects_to == "itself"
-            return 0.0, np.inf if free else radii[row.key] / cautious, False
+            radius = None if ATOMS[row.atom].projects_to == "itself" else radii[row.key]
+            return 0.0, np.inf if radius is None else radius / cautious, False
         if name in ("hyperball", "project") and ours:
             return 0.0, np.inf, matrix and sizes.get(row.key, 1.0) is not None
         return wd * mults[row.path], np.inf, False
