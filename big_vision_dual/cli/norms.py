@@ -29,11 +29,12 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verbs."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    build = verbs.add_parser("build", help="dry-run a config's norm tree; print the table or write it to a file")
+    build = verbs.add_parser("build", help="dry-run a config's norm tree; show the table or write it to a file")
     build.add_argument("--config", required=True, help="a recipe; --config.norms.blocks_mass=5 and the like change it")
     build.add_argument("--out", type=pathlib.Path, help="the JSON file to write")
     build.add_argument("--measured", action="store_true", help="measure how far unit steps move the output instead")
     _add_measuring(build, "with --measured: ")
+    build.add_argument("--json", action="store_true", help="print the table as a file holds it")
     build.add_argument("--mup", action="store_true", help="instead config.mup's table: deviations and multipliers")
     show = verbs.add_parser("show", help="print a table: target norms, layers by atoms, or muP's rules, leaf by leaf")
     show.add_argument("table", help="a JSON file, or a name in norm_cache")
@@ -75,15 +76,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace, console: Console) -> int:
     config = recipes.load(args.config, args.overrides)
-    if args.mup:
-        return _build_mup(config, args.out, console)
-    table = _measured(config, args) if args.measured else norm_trees.table_for(config)
-    if args.out is None:
-        print(tables.dumps(table), end="")
-        return 0
-    tables.save(table, args.out)
-    console.print(f"{args.out}: {len(table.rows)} leaves, mass {table.mass:g}, sensitivity {table.sensitivity:g}")
+    table = _built(config, args)
+    kind = mup if args.mup else tables
+    if args.out:
+        kind.save(table, args.out)
+        console.print(f"wrote {args.out}: {len(table.rows)} leaves; bvd norms show {args.out}")
+    if args.json:
+        print(kind.dumps(table), end="")
+    elif not args.out:
+        _print_whole(console, _view(table, leaves=False))
     return 0
+
+
+def _built(config: Any, args: argparse.Namespace) -> Any:
+    """The table that the flags ask for: muP's, a measured one, or the norm tree's."""
+    if args.mup:
+        return _mup_table(config)
+    return _measured(config, args) if args.measured else norm_trees.table_for(config)
 
 
 def _measured(config: Any, args: argparse.Namespace) -> tables.TargetNormTable:
@@ -106,16 +115,19 @@ def _measure(args: argparse.Namespace, console: Console) -> int:
     return 1 if any(share.flagged for share in shares) else 0
 
 
-def _build_mup(config: Any, out: pathlib.Path | None, console: Console) -> int:
+def _mup_table(config: Any) -> mup.MupTable:
     if not config.get("mup"):
         raise tables.TableError("--mup needs config.mup = dict(base_width=...), as mamba_bytes_mup has it.")
-    table = mup.for_config(config, _shapes(config))
-    if out is None:
-        print(mup.dumps(table), end="")
-        return 0
-    mup.save(table, out)
-    console.print(f"{out}: {len(table.rows)} leaves, muP {table.rules}, base width {table.base_width}")
-    return 0
+    return mup.for_config(config, _shapes(config))
+
+
+def _view(table: Any, leaves: bool) -> Table:
+    """A table of either kind for the terminal, folded over layers unless every leaf is wanted."""
+    from big_vision_dual.lab.report import mup_view, table_view
+
+    if isinstance(table, mup.MupTable):
+        return mup_view.table(table, leaves)
+    return table_view.leaves(table) if leaves else table_view.grid(table)
 
 
 def _shapes(config: Any) -> Any:
@@ -129,15 +141,13 @@ def _shapes(config: Any) -> Any:
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:
-    from big_vision_dual.lab.report import mup_view, table_view
+    from big_vision_dual.lab.report import table_view
 
-    if mup.is_table(args.table):
-        if args.plot:
-            raise tables.TableError(f"{args.table} is a muP table; --plot draws target norms only, leave it out.")
-        _print_whole(console, mup_view.table(mup.load(args.table), args.leaves))
-        return 0
-    table = tables.load(args.table)
-    _print_whole(console, table_view.leaves(table) if args.leaves else table_view.grid(table))
+    of_mup = mup.is_table(args.table)
+    if of_mup and args.plot:
+        raise tables.TableError(f"{args.table} is a muP table; --plot draws target norms only, leave it out.")
+    table: Any = mup.load(args.table) if of_mup else tables.load(args.table)
+    _print_whole(console, _view(table, args.leaves))
     if args.plot:
         table_view.plot(table, args.plot)
         console.print(f"wrote {args.plot}")
@@ -148,14 +158,19 @@ def _diff(args: argparse.Namespace, console: Console) -> int:
     from big_vision_dual.lab.report import table_view
 
     difference = table_view.difference(tables.load(args.a), tables.load(args.b))
-    _print_whole(console, table_view.difference_table(difference, args.a, args.b, args.most))
+    view = table_view.difference_table(difference, args.a, args.b, args.most)
+    if view.row_count:
+        _print_whole(console, view)
+    console.print(table_view.difference_text(difference, args.a, args.b))
     return 0 if difference.same else 1
 
 
 def _print_whole(console: Console, view: Table) -> None:
-    """Prints at full width in a narrow terminal too: a number that was cut to fit would be another number."""
-    needed = console.measure(view, options=console.options.update(max_width=10_000)).maximum
-    Console(width=max(console.width, needed)).print(view)
+    """Prints a table with no number cut, over several tables in a narrow terminal."""
+    from big_vision_dual.lab.report import table_view
+
+    for part in table_view.fitting(view, console):
+        console.print(part)
 
 
 def _check(args: argparse.Namespace, console: Console) -> int:

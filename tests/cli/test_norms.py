@@ -24,8 +24,10 @@ def test_build_writes_what_show_and_check_read(tmp_path, capsys):
     assert "does not fit these parameters" in capsys.readouterr().err
 
 
-def test_build_prints_json_without_out(capsys):
+def test_build_without_out_shows_the_table_or_its_json(capsys):
     assert main(["norms", "build", "--config", "configs/vit_ti16_i1k_dual.py"]) == 0
+    assert "target_norm of 198 leaves" in capsys.readouterr().out
+    assert main(["norms", "build", "--config", "configs/vit_ti16_i1k_dual.py", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["atoms"]) == 198
 
 
@@ -38,21 +40,37 @@ def test_show_unfolds_stacked_layers(tmp_path, capsys):
     assert "12x384x6x64" in capsys.readouterr().out
 
 
-def test_diff_sorts_by_ratio_and_tells_sameness_by_status(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
+def test_diff_sorts_by_ratio_and_tells_sameness_by_status(capsys):
     assert main(["norms", "diff", "vit_s16_i1k", "vit_s16_i1k"]) == 0
-    assert main(["norms", "diff", "vit_s16_i1k", "vit_s16_i1k_first_attempt", "--most", "3"]) == 1
+    assert main(["norms", "diff", "vit_s16_i1k", "vit_s16_i1k_seed", "--most", "3"]) == 1
     shown = capsys.readouterr().out
     assert "196 of 198 shared leaves differ" in shown
-    assert "0.005492" in shown.split("encoderblock_0/LayerNorm_0/")[1].splitlines()[0]
+    assert "x98" in shown.split("encoder_norm/scale")[1].splitlines()[0]
+    main(["norms", "diff", "vit_s16_i1k_seed", "vit_s16_i1k", "--most", "3"])
+    assert "/98" in capsys.readouterr().out
 
 
-def test_no_number_is_cut_in_a_narrow_terminal(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    main(["norms", "show", "vit_s16_i1k_seed"])  # the former name
+def test_diff_of_tables_of_different_sizes_says_so(capsys):
+    assert main(["norms", "diff", "vit_s16_i1k", "vit_ti16_i1k"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith("0 of 198 shared leaves differ in their target norm. The tables are of models of different")
+    assert "other shapes: embedding/kernel is (16, 16, 3, 384) in vit_s16_i1k and (16, 16, 3, 192) in" in shown
+
+
+@pytest.mark.parametrize(
+    "verb", [["show", "vit_s16_i1k_seed"], ["show", "vit_s16_i1k", "--leaves"], ["show", "mamba_mup_strict"],
+             ["diff", "vit_s16_i1k", "vit_s16_i1k_seed"]],
+)  # fmt: skip
+@pytest.mark.parametrize("columns", [40, 80])
+def test_tables_fit_the_terminal_with_no_number_cut(capsys, monkeypatch, columns, verb):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    main(["norms", *verb])
     shown = capsys.readouterr().out
     assert "…" not in shown
-    assert "0.003511" in shown
+    assert max(map(len, shown.splitlines())) <= columns
+    if verb == ["show", "vit_s16_i1k_seed"]:
+        assert "0.003511" in shown
+        assert ("layer" in shown.split("encoder_norm")[1]) == (columns == 40), "over several tables"
 
 
 def test_mup_rules_are_built_shown_and_fold_layers(tmp_path, capsys):
@@ -69,8 +87,8 @@ def test_mup_rules_are_built_shown_and_fold_layers(tmp_path, capsys):
     assert "layers_1/mixer/in_proj/kernel" in capsys.readouterr().out
 
 
-def test_build_prints_a_mup_table_without_out(capsys):
-    assert main(["norms", "build", "--config", "mamba2_bytes_mup", "--mup"]) == 0
+def test_build_prints_a_mup_table_as_json(capsys):
+    assert main(["norms", "build", "--config", "mamba2_bytes_mup", "--mup", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 18
 
 
@@ -88,7 +106,7 @@ def test_build_prints_a_mup_table_without_out(capsys):
         ),
         (
             ["norms", "build", "--config", "vit_s16_i1k_dual", "--config.norms.conventions=sead"],
-            "possible: well_normed",
+            "possible: str 'well_normed'",
         ),
     ],
 )

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import rich.table
 
+from big_vision_dual.lab.report import table_view
+
 _TITLES = {
     "change": "change of the logits per unit learning rate, by atom (declared: its mass share, an upper bound)",
     "sensitivity": "amplification of small perturbations (declared: sensitivity)",
@@ -74,6 +76,6 @@ def table(what: str, findings: Sequence[Finding], factor: float) -> rich.table.T
         view.add_column(column, justify="right")
     ordered = sorted(findings, key=lambda finding: -finding.ratio)
     for each in ordered[:_MOST]:
-        numbers = (f"{number:.4g}" for number in (each.declared, each.measured, each.ratio))
+        numbers = f"{each.declared:.4g}", f"{each.measured:.4g}", table_view.ratio(each.declared, each.measured)
         view.add_row(each.name.removeprefix("Transformer/"), *numbers, "[red]flagged" if each.flagged else "")
     return view

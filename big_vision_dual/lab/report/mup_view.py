@@ -19,7 +19,7 @@ def table(mup: MupTable, leaves: bool = False) -> rich.table.Table:
     )
     view.add_column("leaf", overflow="fold")
     for column in ("class", "init std", "lr", "wd", "input"):
-        view.add_column(column, justify="left" if column == "class" else "right")
+        view.add_column(column, justify="left" if column == "class" else "right", no_wrap=True)
     lines = [_cells(row) for row in mup.rows]
     for path, *cells in lines if leaves else dict.fromkeys((_LAYER.sub("_*/", path), *rest) for path, *rest in lines):
         view.add_row(path, *cells)

@@ -8,10 +8,12 @@ import os
 import re
 
 import rich.box
+import rich.console
 import rich.table
 
 from big_vision_dual.core.tables import Row, TargetNormTable
 
+_FOLDED = 20  # characters of a path in a narrow terminal
 _LAYER = re.compile(r"(.*?)(?:_(\d+))/(.*)")
 _ABBREVIATIONS = {
     "MultiHeadDotProductAttention_0/": "", "MlpBlock_0/": "", "LayerNorm_": "norm_", "kernel": "W", "bias": "b",
@@ -73,7 +75,7 @@ def grid(table: TargetNormTable) -> rich.table.Table:
     )
     view.add_column("layer", no_wrap=True)
     for columns in merged.values():
-        view.add_column("\n".join(columns), justify="right")
+        view.add_column("\n".join(columns), justify="right", no_wrap=True)
     for index, layer in enumerate(arranged.layers):
         view.add_row(layer, *("" if v[index] is None else f"{v[index]:.4g}" for v in merged))
     return view
@@ -84,7 +86,7 @@ def leaves(table: TargetNormTable) -> rich.table.Table:
     view = rich.table.Table(title=_title(table))
     view.add_column("leaf", overflow="fold")
     for column in ("atom", "shape", "mass", "sensitivity", "target_norm"):
-        view.add_column(column)
+        view.add_column(column, no_wrap=True)
     for row in table.rows:
         numbers = (_range(value) for value in (row.mass, row.sensitivity, row.target_norm))
         view.add_row(row.key, row.atom, "x".join(map(str, row.shape)), *numbers)
@@ -122,15 +124,16 @@ def plot(table: TargetNormTable, path: str | os.PathLike[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Leaves of two tables: target-norm ratios b/a, largest |log| first, and the leaves only one has."""
+    """Leaves of two tables: target-norm ratios b/a, largest |log| first, the leaves only one has, and other shapes."""
 
     ratios: tuple[tuple[str, float, float], ...]  # key, target norm in a, in b
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
+    shapes: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]  # key, shape in a, in b
 
     @property
     def same(self) -> bool:
-        return not (self.only_a or self.only_b) and all(a == b for _, a, b in self.ratios)
+        return not (self.only_a or self.only_b or self.shapes) and all(a == b for _, a, b in self.ratios)
 
 
 def difference(a: TargetNormTable, b: TargetNormTable) -> Difference:
@@ -138,7 +141,14 @@ def difference(a: TargetNormTable, b: TargetNormTable) -> Difference:
     in_a, in_b = _by_layer(a), _by_layer(b)
     shared = [(key, in_a[key], in_b[key]) for key in in_a if key in in_b]
     shared.sort(key=lambda entry: -abs(_log_ratio(entry[1], entry[2])))
-    return Difference(tuple(shared), tuple(k for k in in_a if k not in in_b), tuple(k for k in in_b if k not in in_a))
+    only_a, only_b = tuple(k for k in in_a if k not in in_b), tuple(k for k in in_b if k not in in_a)
+    of_b = b.by_key()
+    shapes = tuple(
+        (key, row.shape, of_b[key].shape)
+        for key, row in a.by_key().items()
+        if key in of_b and row.shape != of_b[key].shape
+    )
+    return Difference(tuple(shared), only_a, only_b, shapes)
 
 
 def _by_layer(table: TargetNormTable) -> dict[str, float]:
@@ -159,14 +169,67 @@ def _log_ratio(a: float, b: float) -> float:
 
 def difference_table(found: Difference, a: str, b: str, most: int) -> rich.table.Table:
     """The differing leaves for a terminal, the largest ratio first."""
-    differing = [entry for entry in found.ratios if entry[1] != entry[2]]
-    caption = f"{len(differing)} of {len(found.ratios)} shared leaves differ"
-    for name, only in ((a, found.only_a), (b, found.only_b)):
-        caption += f"; only in {name}: {', '.join(only[:5])}{' ...' if len(only) > 5 else ''}" if only else ""
-    view = rich.table.Table(title="target norms, largest ratio first", caption=caption)
+    view = rich.table.Table(title="target norms, largest ratio first")
     view.add_column("leaf", overflow="fold")
     for column in (a, b, "ratio"):
-        view.add_column(column, justify="right")
-    for key, left, right in differing[:most]:
-        view.add_row(key, f"{left:.4g}", f"{right:.4g}", f"{right / left:.4g}" if left else "inf")
+        view.add_column(column, justify="right", no_wrap=True)
+    for key, left, right in _differing(found)[:most]:
+        view.add_row(key, f"{left:.4g}", f"{right:.4g}", ratio(left, right))
     return view
+
+
+def difference_text(found: Difference, a: str, b: str) -> str:
+    """How many leaves differ, which only one table has, and whether the models differ in size."""
+    lines = [f"{len(_differing(found))} of {len(found.ratios)} shared leaves differ in their target norm."]
+    for name, only in ((a, found.only_a), (b, found.only_b)):
+        lines += [f"Only in {name}: {', '.join(only[:5])}{' ...' if len(only) > 5 else ''}."] if only else []
+    for key, left, right in found.shapes[:1]:
+        lines.append(
+            f"The tables are of models of different sizes, {len(found.shapes)} leaves have other shapes: "
+            f"{key} is {left} in {a} and {right} in {b}."
+        )
+    return "\n".join(lines)
+
+
+def _differing(found: Difference) -> list[tuple[str, float, float]]:
+    return [entry for entry in found.ratios if entry[1] != entry[2]]
+
+
+def ratio(a: float, b: float) -> str:
+    """b over a as a person reads it: 'x37.9' or '/29.4'."""
+    if not a or not b:
+        return "=" if a == b else "x inf" if b else "/ inf"
+    return f"x{b / a:.3g}" if b >= a else f"/{a / b:.3g}"
+
+
+def fitting(view: rich.table.Table, console: rich.console.Console) -> list[rich.table.Table]:
+    """The table, or where no terminal of that width can show its numbers whole, its columns over several tables."""
+    first, *others = view.columns
+    parts: list[list[rich.table.Column]] = [[]]
+    for column in others:
+        if parts[-1] and _narrowest(view, [first, *parts[-1], column], console) > console.width:
+            parts.append([])
+        parts[-1].append(column)
+    made = [_of_columns(view, [first, *part]) for part in parts]
+    made[0].title, made[-1].caption = view.title, view.caption
+    return made
+
+
+def _of_columns(view: rich.table.Table, columns: list[rich.table.Column]) -> rich.table.Table:
+    part = rich.table.Table(box=view.box, pad_edge=view.pad_edge)
+    for column in columns:
+        part.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap, overflow=column.overflow)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        if len(columns) == len(view.columns) or any(cells[1:]):  # no empty lines in a part
+            part.add_row(*cells)
+    return part
+
+
+def _narrowest(view: rich.table.Table, columns: list[rich.table.Column], console: rich.console.Console) -> int:
+    """The width that these columns need, when the first is folded where it may be."""
+    wide = console.options.update(max_width=10_000)
+
+    def needed(some: list[rich.table.Column]) -> int:
+        return console.measure(_of_columns(view, some), options=wide).minimum
+
+    return needed(columns[1:]) + (needed(columns[:1]) if columns[0].no_wrap else _FOLDED)
