@@ -210,17 +210,18 @@ def fitting(view: rich.table.Table, console: rich.console.Console) -> list[rich.
         if parts[-1] and _narrowest(view, [first, *parts[-1], column], console) > console.width:
             parts.append([])
         parts[-1].append(column)
-    made = [_of_columns(view, [first, *part]) for part in parts]
+    made = [_of_columns(view, [first, *part], sparse=len(parts) > 1) for part in parts]
     made[0].title, made[-1].caption = view.title, view.caption
     return made
 
 
-def _of_columns(view: rich.table.Table, columns: list[rich.table.Column]) -> rich.table.Table:
+def _of_columns(view: rich.table.Table, columns: list[rich.table.Column], sparse: bool = False) -> rich.table.Table:
+    """A table of some columns; sparse: without the rows that have nothing but their name."""
     part = rich.table.Table(box=view.box, pad_edge=view.pad_edge)
     for column in columns:
         part.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap, overflow=column.overflow)
     for cells in zip(*(column.cells for column in columns), strict=True):
-        if len(columns) == len(view.columns) or any(cells[1:]):  # no empty lines in a part
+        if not sparse or any(cells[1:]):
             part.add_row(*cells)
     return part
 
@@ -230,6 +231,6 @@ def _narrowest(view: rich.table.Table, columns: list[rich.table.Column], console
     wide = console.options.update(max_width=10_000)
 
     def needed(some: list[rich.table.Column]) -> int:
-        return console.measure(_of_columns(view, some), options=wide).minimum
+        return console.measure(_of_columns(view, some), options=wide).maximum
 
     return needed(columns[1:]) + (needed(columns[:1]) if columns[0].no_wrap else _FOLDED)
