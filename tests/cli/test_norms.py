@@ -70,7 +70,7 @@ def test_tables_fit_the_terminal_with_no_number_cut(capsys, monkeypatch, columns
     assert max(map(len, shown.splitlines())) <= columns
     if verb == ["show", "vit_s16_i1k_seed"]:
         assert "0.003511" in shown
-        assert ("layer" in shown.split("encoder_norm")[1]) == (columns == 40), "over several tables"
+        assert columns == 80 or "layer" in shown.split("encoder_norm")[1], "over several tables"
 
 
 def test_mup_rules_are_built_shown_and_fold_layers(tmp_path, capsys):
