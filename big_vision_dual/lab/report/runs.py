@@ -13,6 +13,7 @@ from big_vision_dual.core import files, tables
 from big_vision_dual.train import run_files
 
 RESULTS_FILE = "results.jsonl"  # see lab.studies.results
+TRACK_FILE = "track.json"  # see lab.track.race; beside it one file of trials an entry
 _NOT_OF_THE_EXPERIMENT = ("seed", "wandb")
 _QUIET_SECONDS = 120.0  # without a new row, before a run that is not finished counts as stopped
 
@@ -108,7 +109,7 @@ def _object(path: Any) -> Mapping[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What lies under the paths that were given. studies: files of results, by label."""
+    """What lies under the paths that were given. studies: results.jsonl or track.json of each, by label."""
 
     runs: tuple[Run, ...]
     studies: Mapping[str, str]
@@ -126,9 +127,9 @@ def find(paths: Sequence[str | os.PathLike[str]]) -> Found:
         inside, results = _inside(path)
         if not inside and not results:
             raise FileNotFoundError(
-                f"{os.fspath(path)} has no {run_files.METRICS}: it is no workdir of a run, nor has it runs or "
-                f"studies ({RESULTS_FILE}) in it. Give the --workdir of `bvd train`, a folder of workdirs, or the "
-                "--out of a study."
+                f"{os.fspath(path)} has no {run_files.METRICS}: it is no workdir of a run, nor has it runs, studies "
+                f"({RESULTS_FILE}) or tracks ({TRACK_FILE}) in it. Give the --workdir of `bvd train`, a folder of "
+                "workdirs, or the --out of a study or track."
             )
         workdirs += inside
         studies += results
@@ -146,7 +147,8 @@ def _inside(given: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     if (path / run_files.METRICS).is_file():
         return [os.fspath(path)], []
     workdirs = sorted(os.path.dirname(os.fspath(file)) for file in path.rglob(run_files.METRICS))
-    return workdirs, sorted(os.fspath(file) for file in path.rglob(RESULTS_FILE))
+    studies = [os.fspath(file) for name in (RESULTS_FILE, TRACK_FILE) for file in path.rglob(name)]
+    return workdirs, sorted(studies)
 
 
 def _labels(folders: Sequence[str]) -> list[str]:

@@ -60,7 +60,7 @@ def test_damaged_lines_are_passed_over_and_damaged_files_named(tmp_path, caplog)
 
 
 def test_a_folder_with_nothing_in_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nor has it runs or studies"):
+    with pytest.raises(FileNotFoundError, match="nor has it runs, studies"):
         runs.find([tmp_path])
     with pytest.raises(FileNotFoundError, match="Give the --workdir"):
         runs.read(tmp_path)

@@ -76,3 +76,34 @@ def test_a_line_that_is_no_trial_is_named(tmp_path, line):
     path.write_text(f"{line}\n")
     with pytest.raises(files.FileError, match=r"line 1 of .*results\.jsonl is no finished trial"):
         trials.read(str(path))
+
+
+def race(folder):
+    """Two entries, one budget, two trials of search and two fresh seeds each; entry b is better by 1."""
+    folder.mkdir()
+    (folder / "track.json").write_text('{"track": "digits"}')
+    (folder / "seconds.jsonl").write_text('{"digest": "0", "seconds": 1}\n')
+    for entry, better in (("a", 0.0), ("b", 1.0)):
+        point = {"entry": entry, "budget": "short", "lr": 0.1}
+        lines = [
+            {"point": {**point, "stage": "tuning", "seed": 0}, "result": {"held_out_loss": loss}}
+            for loss in (None, 4, 5)
+        ]
+        for seed in (101, 102):
+            loss = 3.0 - better + (seed - 101) / 10
+            curve = {"step": [10, 20], "held_out_loss": [4, loss]}
+            result = {"test_loss": loss, "test_accuracy": 0.5, "train_loss": loss, "curve": curve}
+            lines.append({"point": {**point, "stage": "final", "seed": seed}, "result": result})
+        (folder / f"{entry}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_track_has_its_leaderboard_and_curves(tmp_path):
+    race(tmp_path / "digits")
+    (section,) = page.of(runs.find([tmp_path])).sections
+    assert section.title == "Track digits"
+    final, tuning = section.studies
+    assert [line.label for line in final.lines] == ["a", "b"]
+    assert (list(final.lines[1].x), final.lines[1].mean[1]) == ([10, 20], pytest.approx(2.05))
+    assert tuning.lines[0].mean == [None, 4, 4]
+    (table,) = section.tables
+    assert table.rows[0] == ["short", "b", "2.05 ± 0.071", "0.5 ± 0", "2.05 ± 0.071", "2", "3"]

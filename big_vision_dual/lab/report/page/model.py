@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from big_vision_dual.lab.report import atom_heat, metric
-from big_vision_dual.lab.report.page import tables, trials
+from big_vision_dual.lab.report.page import tables, tracks, trials
 from big_vision_dual.lab.report.page.tables import Table
-from big_vision_dual.lab.report.runs import Found, Run
+from big_vision_dual.lab.report.runs import TRACK_FILE, Found, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +102,15 @@ def _described(runs: Sequence[Run]) -> list[metric.Metric]:
 
 def _of_studies(studies: Mapping[str, str]) -> Iterable[Section]:
     for index, (label, path) in enumerate(studies.items()):
-        study = trials.read(path)
-        yield Section(f"study{index}", f"Study {label}", studies=study.charts, tables=[study.table])
+        is_track = path.endswith(TRACK_FILE)
+        study = (tracks if is_track else trials).read(path)
+        title = f"{'Track' if is_track else 'Study'} {label}"
+        yield Section(
+            f"study{index}",
+            title,
+            studies=study.charts,
+            tables=[study.table],
+        )
 
 
 def _filled(section: Section, views: Sequence[RunView]) -> bool:

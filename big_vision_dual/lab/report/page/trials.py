@@ -50,13 +50,14 @@ def read(path: str) -> Study:
 
     Raises core.files.FileError naming the line that is no trial.
     """
-    records = _records(path)
-    charts = [*_against_lr(records), *_curves(records), *_activations(records)]
-    return Study(charts, _table(records))
+    found = records(path)
+    charts = [*_against_lr(found), *_curves(found), *_activations(found)]
+    return Study(charts, _table(found))
 
 
-def _records(path: str) -> list[Record]:
-    records = []
+def records(path: str) -> list[Record]:
+    """The lines of a results file. Raises core.files.FileError naming the one that is no trial."""
+    found = []
     for number, line in enumerate(files.read(path).splitlines(), 1):
         try:
             record = json.loads(line)
@@ -64,13 +65,14 @@ def _records(path: str) -> list[Record]:
                 raise TypeError("point and result are no objects")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise files.FileError(f"line {number} of {path} is no finished trial ({error}).") from error
-        records.append(record)
-    return records
+        found.append(record)
+    return found
 
 
-def _by(records: Sequence[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
+def by(trials: Sequence[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
+    """Trials by what `key` says of each, in the order of their coming."""
     found: dict[Any, list[Record]] = {}
-    for record in records:
+    for record in trials:
         found.setdefault(key(record), []).append(record)
     return found
 
@@ -93,12 +95,12 @@ def _against_lr(records: Sequence[Record]) -> list[Chart]:
     """A chart a setting: training loss against learning rate, one line a size."""
     with_lr = [record for record in records if "lr" in record["point"]]
     charts = []
-    for setting, of_setting in _by(with_lr, _setting).items():
+    for setting, of_setting in by(with_lr, _setting).items():
         if len({record["point"]["lr"] for record in of_setting}) < 2:
             continue
         lines = [
-            _line(_size_label(size), _by(of_size, lambda record: record["point"]["lr"]), _measured("train_loss"))
-            for size, of_size in _by(of_setting, _size).items()
+            _line(_size_label(size), by(of_size, lambda record: record["point"]["lr"]), _measured("train_loss"))
+            for size, of_size in by(of_setting, _size).items()
         ]
         charts.append(Chart(f"{setting}: loss by learning rate", "learning rate", "training loss", lines, x_log=True))
     return charts
@@ -108,9 +110,9 @@ def _curves(records: Sequence[Record]) -> list[Chart]:
     """A chart a size: the loss over the training, one line a setting at its own best learning rate."""
     with_curve = [record for record in records if isinstance(record["result"].get("curve"), dict)]
     charts = []
-    for size, of_size in _by(with_curve, _size).items():
+    for size, of_size in by(with_curve, _size).items():
         lines = []
-        for setting, of_setting in _by(of_size, _setting).items():
+        for setting, of_setting in by(of_size, _setting).items():
             best = _best_lr(of_setting)
             chosen = [record for record in of_setting if record["point"].get("lr") == best]
             at_points: dict[float, list[float]] = {}
@@ -118,7 +120,7 @@ def _curves(records: Sequence[Record]) -> list[Chart]:
                 for index, value in enumerate(record["result"]["curve"].get("loss") or []):
                     at_points.setdefault((index + 1) / _POINTS, []).append(value)
             label = setting if best is None else f"{setting}, lr {best:.3g}"
-            lines.append(_gathered(label, at_points))
+            lines.append(gathered(label, at_points))
         title = "Loss over the training" + ("" if size is None else f", {_size_label(size)}")
         charts.append(Chart(title, "share of the training", "training loss", lines, y_log=True))
     return charts
@@ -128,10 +130,10 @@ def _activations(records: Sequence[Record]) -> list[Chart]:
     """A chart a setting: change of activations at the last step against size, one line a module."""
     measured = [r for r in records if isinstance(r["result"].get("activations"), dict) and _size(r) is not None]
     charts = []
-    for setting, of_setting in _by(measured, _setting).items():
+    for setting, of_setting in by(measured, _setting).items():
         axis = next(axis for axis in _SIZES if axis in of_setting[0]["point"])
         modules = dict.fromkeys(name for record in of_setting for name in record["result"]["activations"])
-        by_size = _by(of_setting, lambda record, axis=axis: record["point"][axis])
+        by_size = by(of_setting, lambda record, axis=axis: record["point"][axis])
         lines = [_line(module, by_size, _change(module)) for module in modules]
         title = f"{setting}: change of activations"
         charts.append(Chart(title, axis, "RMS change since initialization", lines, x_log=True, y_log=True))
@@ -151,37 +153,38 @@ def _measured(name: str) -> Callable[[Record], float | None]:
 
 
 def _line(label: str, by_x: Mapping[float, Sequence[Record]], value: Callable[[Record], float | None]) -> Line:
-    return _gathered(label, {x: [value(record) for record in of_x] for x, of_x in by_x.items()})
+    return gathered(label, {x: [value(record) for record in of_x] for x, of_x in by_x.items()})
 
 
-def _gathered(label: str, by_x: Mapping[float, Sequence[float | None]]) -> Line:
+def gathered(label: str, by_x: Mapping[float, Sequence[float | None]]) -> Line:
     """Mean and range of finite values; an x where a seed diverged has none."""
     xs = sorted(by_x)
-    groups = [[value for value in by_x[x] if _finite(value)] for x in xs]
+    groups = [[value for value in by_x[x] if finite(value)] for x in xs]
     whole = [group if group and len(group) == len(by_x[x]) else [] for x, group in zip(xs, groups, strict=True)]
     of = [lambda group: sum(group) / len(group), min, max]
     mean, low, high = ([f(group) if group else None for group in whole] for f in of)
     return Line(label, xs, mean, low, high, max((len(group) for group in whole), default=0))
 
 
-def _finite(value: Any) -> bool:
+def finite(value: Any) -> bool:
+    """Whether a result is a number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _best_lr(records: Sequence[Record]) -> float | None:
     """Of the lowest mean training loss, among those where no seed diverged; None where the points have no lr."""
     with_lr = [record for record in records if record["point"].get("lr") is not None]
-    line = _line("", _by(with_lr, lambda record: record["point"]["lr"]), _measured("train_loss"))
+    line = _line("", by(with_lr, lambda record: record["point"]["lr"]), _measured("train_loss"))
     known = [(mean, lr) for mean, lr in zip(line.mean, line.x, strict=True) if mean is not None]
     return min(known)[1] if known else None
 
 
 def _table(records: Sequence[Record]) -> Table:
     """One line for a setting and size, at its best learning rate: means, with the range of the seeds."""
-    measures = [name for name in _MEASURES if any(_finite(record["result"].get(name)) for record in records)]
+    measures = [name for name in _MEASURES if any(finite(record["result"].get(name)) for record in records)]
     head = ["setting", "size", "best lr", "seeds", "trials", *(name.replace("_", " ") for name in measures)]
     rows = []
-    for (setting, size), of_both in _by(records, lambda record: (_setting(record), _size(record))).items():
+    for (setting, size), of_both in by(records, lambda record: (_setting(record), _size(record))).items():
         best = _best_lr(of_both)
         chosen = [record for record in of_both if record["point"].get("lr") == best]
         seeds = len({record["point"].get("seed") for record in chosen})
@@ -192,8 +195,8 @@ def _table(records: Sequence[Record]) -> Table:
 
 
 def _range(values: Sequence[Any]) -> str:
-    finite = [value for value in values if _finite(value)]
-    if not finite:
+    known = [value for value in values if finite(value)]
+    if not known:
         return "diverged"
-    mean = sum(finite) / len(finite)
-    return f"{mean:.4g}" if len(finite) == 1 else f"{mean:.4g} ({min(finite):.4g} to {max(finite):.4g})"
+    mean = sum(known) / len(known)
+    return f"{mean:.4g}" if len(known) == 1 else f"{mean:.4g} ({min(known):.4g} to {max(known):.4g})"
