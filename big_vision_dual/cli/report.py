@@ -10,18 +10,26 @@ from big_vision_dual.core import files
 
 WATCH_SECONDS = 30
 
-EXAMPLES = ("runs/demo/baseline runs/demo/dualized --out demo.html",)
+EXAMPLES = (
+    "runs/demo/baseline runs/demo/dualized --out demo.html",
+    "runs --watch 60",
+    "runs/mnist --wandb my-team/my-project",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which runs, and where the page goes."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="workdirs, folders of them, studies' --out folders")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="workdirs, folders of them, studies, tracks")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("report.html"), help="default report.html")
     parser.add_argument("--title", help="the page's title (default: the runs' names)")
     parser.add_argument("--picture", type=pathlib.Path, help="also draw loss and accuracy into this PNG or SVG file")
     parser.add_argument(
         "--watch", nargs="?", type=_seconds, const=WATCH_SECONDS, metavar="SECONDS",
         help=f"write the page again every SECONDS (default {WATCH_SECONDS}) while a run goes on; an open page follows",
+    )  # fmt: skip
+    parser.add_argument(
+        "--wandb", metavar="ENTITY/PROJECT",
+        help="also make a W&B report and workspace with the page's sections; without a login, the script that does",
     )  # fmt: skip
 
 
@@ -40,6 +48,10 @@ def run(args: argparse.Namespace) -> int:
     if args.picture:
         run_picture.draw({run.label: run.rows for run in found.runs}, args.picture)
         print(f"wrote {args.picture}")
+    if args.wandb:
+        from big_vision_dual.lab.report import wandb_report
+
+        print(wandb_report.publish(found.runs, args.wandb, args.out.with_suffix(".wandb.py"), args.title))
     while args.watch and running:
         time.sleep(args.watch)
         running = _write(page, runs.find(args.paths), args, again=True)

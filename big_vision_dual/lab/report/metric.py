@@ -18,6 +18,7 @@ _AXES = ("progress", "epoch", "examples_seen")  # what an x axis says, a chart n
 _SPEED = ("img/sec", "img/sec/core", "step_seconds", "data_wait_seconds", "mfu", "tokens/sec")
 _TITLES = {
     "training_loss": "Training loss",
+    "train/loss": "Training loss",
     "l2_params": "L2 norm of the parameters",
     "l2_grads": "L2 norm of the gradient",
     "l2_updates": "L2 norm of the update",
@@ -77,6 +78,7 @@ def _spoken(name: str) -> str:
 
 def importance(metric: Metric) -> tuple[int, str]:
     """Sort key: the training loss first, then accuracies and losses of the evaluators."""
-    order = ("training_loss", "val/", "test/", "l2_params", "l2_grads", "l2_updates", "img/sec", "step_seconds")
+    results, sizes, speeds = ("training_loss", "train/", "val/", "test/"), ("l2_params", "l2_grads"), ("img/sec",)
+    order = (*results, *sizes, *speeds)
     rank = next((rank for rank, start in enumerate(order) if metric.name.startswith(start)), len(order))
     return rank, metric.name

@@ -81,7 +81,7 @@ def _markdown(table: tables.Table) -> str:
 
 def report(given: Spec) -> Any:
     """The wandb_workspaces Report; `.save()` sends it. Raises ImportError where wandb-workspaces is missing."""
-    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.reports.v2.interface as wr
 
     runs = wr.Runset(given.entity, given.project, name="runs", filters=_filters(given))
     blocks: list[Any] = [wr.TableOfContents(), wr.H1("What ran"), wr.MarkdownBlock(given.text)]
@@ -109,28 +109,28 @@ def _filters(given: Spec) -> list[Any]:
 
 
 def _panels(charts: Sequence[tuple[str, str, bool]]) -> list[Any]:
-    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.reports.v2.interface as wr
 
     return [wr.LinePlot(title=title, x="Step", y=[key], log_y=log or None) for title, key, log in charts]
 
 
 def script(given: Spec) -> str:
     """A Python file that makes both once somebody is logged in."""
-    text = json.dumps(dataclasses.asdict(given), indent=2)
-    return (
-        '"""Makes the W&B report and workspace of these runs: `wandb login`, then `python` this file."""\n\n'
-        "import json\n\nfrom big_vision_dual.lab.report import wandb_report\n\n"
-        f"SPEC = json.loads(r{_QUOTES}\n{_raw(text)}\n{_QUOTES})\n\n"
-        "print(wandb_report.save(wandb_report.Spec(**SPEC)))\n"
-    )
+    text = json.dumps(dataclasses.asdict(given), indent=2).replace("'", "\\u0027")  # no quote can end the literal
+    return _SCRIPT.replace("SPEC", text)
 
 
-_QUOTES = "'''"
+_SCRIPT = """\"\"\"Makes the W&B report and workspace of these runs: `wandb login`, then `python` this file.\"\"\"
 
+import json
 
-def _raw(text: str) -> str:
-    """JSON without the quotes that would end the script's string: JSON has an escape for them."""
-    return text.replace("'", "\\u0027")
+from big_vision_dual.lab.report import wandb_report
+
+given = json.loads(r'''
+SPEC
+''')
+print(wandb_report.save(wandb_report.Spec(**given)))
+"""
 
 
 def save(given: Spec) -> str:

@@ -128,9 +128,14 @@
     plot.on("plotly_unhover", () => together(plot, null));
     plot.on("plotly_relayout", (change) => zoomed(plot, change));
   }
+  function labelsBeside(figure) { // of all charts of a section, so that a label has one colour in them
+    const charts = all(".chart[data-study]", figure.parentElement).map((other) => data.studies[other.dataset.study]);
+    return [...new Set(charts.flatMap((chart) => chart.lines.map((line) => line.label)))];
+  }
   function drawStudy(figure) {
-    const chart = data.studies[figure.dataset.study];
-    const traces = chart.lines.flatMap((line, i) => band(line.label, markOf(i), line.x, line.mean, line.low, line.high, line.n));
+    const chart = data.studies[figure.dataset.study], labels = labelsBeside(figure);
+    const traces = chart.lines.flatMap((line) => band(
+      line.label, markOf(labels.indexOf(line.label)), line.x, line.mean, line.low, line.high, line.n));
     render(figure.querySelector(".plot"), traces, layout({
       xaxis: { title: { text: chart.x_title, standoff: 6 }, type: chart.x_log ? "log" : "linear" },
       yaxis: { title: { text: chart.y_title }, type: chart.y_log ? "log" : "linear" },
@@ -305,7 +310,7 @@
   const theme = state.theme;
   addEventListener("beforeprint", () => { state.theme = "light"; draw(); });
   addEventListener("afterprint", () => { state.theme = theme; draw(); });
-  if (!data.runs.length) document.querySelector(".bar .runs").hidden = true;
+  if (!data.runs.length) all(".runs, .controls label").forEach((element) => { element.hidden = true; });
   chartButtons();
   draw();
 })();
