@@ -25,6 +25,7 @@ COMMANDS = {
     "preflight": "compile a recipe's step for TPU slices that you do not have: memory, time, collectives",
     "report": "runs as one self-contained HTML page",
     "sample": "text from a run of a byte-level language model",
+    "track": "race optimizers on equal terms: tuned alike, fresh seeds, a leaderboard",
     "train": "train a recipe; the same as python -m big_vision_dual.train",
 }
 _ALL = """Modular duality for training vision models.

@@ -13,7 +13,7 @@ Config = dict[str, Any]
 
 NUMBERS = (
     "seed", "lr", "wd", "grad_clip_norm", "optax.b1", "optax.b2", "optax.momentum", "optax.fallback_scale",
-    "weight_constraint.radius",
+    "weight_constraint.radius", "optax.beta", "optax.decay",
 )  # fmt: skip
 TABLES = ("norms", "target_norm_scale")  # they too only change numbers, the target norms, but for `_layout`
 

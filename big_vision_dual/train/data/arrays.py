@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,17 +45,24 @@ class Arrays:
 def load(name: str, split: str) -> Arrays:
     """Reads 'mnist5k' (splits train, test) or 'array:FILE.npz' (arrays SPLIT_image, SPLIT_label).
 
+    split: a name, or a part of it in per cent as TFDS writes it, 'train[:98%]' or 'train[98%:]': of a random order that
+      is always the same, since a file's own may go by class.
     Images without a channel axis get one. Raises `DataError` for a missing file or split, or arrays
     whose shapes, dtypes or labels cannot be used, `files.FileError` for a damaged file.
     """
     arrays = _mnist5k() if name == "mnist5k" else _read_npz(name.removeprefix("array:"))
     splits = [key.removesuffix("_image") for key in arrays if key.endswith("_image")]
-    if split not in splits or f"{split}_label" not in arrays:
+    whole, part = _part(split)
+    if whole not in splits or f"{whole}_label" not in arrays:
         raise DataError(
-            f"{name} has no split {split!r}; its splits: {', '.join(splits) or 'none'}. "
-            "An NPZ file needs the arrays SPLIT_image and SPLIT_label for each split."
+            f"{name} has no split {split!r}; its splits: {', '.join(splits) or 'none'}, or parts of them, "
+            "'train[:98%]'. An NPZ file needs the arrays SPLIT_image and SPLIT_label for each split."
         )
-    images, labels = arrays[f"{split}_image"], arrays[f"{split}_label"]
+    images, labels = arrays[f"{whole}_image"], arrays[f"{whole}_label"]
+    if part is not None:
+        low, high = (edge * len(labels) // 100 for edge in (part.start, part.stop))
+        chosen = np.random.default_rng(0).permutation(len(labels))[low:high]
+        images, labels = images[chosen], labels[chosen]
     images = images[..., None] if images.ndim == 3 else images
     if images.ndim != 4 or labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise DataError(
@@ -78,6 +86,15 @@ def _num_classes(name: str, split: str, arrays: Mapping[str, np.ndarray], images
             f"integers from 0, below {_MAX_CLASSES:,}. Leave unlabelled examples out."
         )
     return int(labels.max()) + 1
+
+
+def _part(split: str) -> tuple[str, range | None]:
+    """'train[10%:90%]' -> ('train', range(10, 90)); no range for a whole split."""
+    match = re.fullmatch(r"(.+)\[(?:(\d{1,2})%)?:(?:(\d{1,3})%)?\]", split)
+    if match is None:
+        return split, None
+    name, low, high = match.groups()
+    return name, range(int(low or 0), int(high or 100))
 
 
 def _read_npz(file: str) -> dict[str, np.ndarray]:

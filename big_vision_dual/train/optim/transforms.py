@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from big_vision_dual.core import dualize
+from big_vision_dual.core import dualize, tables, trees
 from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.train.optim import arguments
 
@@ -57,9 +57,50 @@ def scale_by_adafactor(
     return optax.chain(*stages)
 
 
+def muon(
+    beta: jax.typing.ArrayLike = 0.9,
+    consistent_rms: float | None = 0.2,
+    nesterov: bool = True,
+    fallback: Sequence[tuple[str, str]] = (),
+    fallback_scale: jax.typing.ArrayLike = 1.0,
+    b2: jax.typing.ArrayLike = 0.999,
+) -> optax.GradientTransformation:
+    """`optax.contrib.muon` set up for Flax models, without its learning rate and decay.
+
+    All kernels are matrices, those of attention and patches too (axes as in `tables.flat`); the rest goes to Adam(beta,
+    b2), as do the leaves that `fallback` gives ('adam'), (regex of the path, 'adam' | 'muon') pairs, the first counts.
+    fallback_scale: Adam's learning rate over Muon's. consistent_rms: see there.
+    """
+
+    def numbers(params: Any) -> Any:
+        table = tables.flat(params)
+        rows = {row.path: row for row in table.rows}
+        kinds = trees.first_match([*fallback, (".*", "muon")], list(rows), "fallback")
+
+        def of(path: Any, _: Any) -> Any:
+            row = rows[jax.tree_util.keystr(path, simple=True, separator="/")]
+            if row.atom != "Linear" or kinds[row.path] != "muon":
+                return None
+            return optax.contrib.MuonDimensionNumbers(row.fan_in, row.fan_out)
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    return optax.contrib.muon(
+        learning_rate=-1.0,  # contrib.muon descends; the chain's last link does that here
+        adam_learning_rate=-fallback_scale,
+        beta=beta,
+        nesterov=nesterov,
+        consistent_rms=consistent_rms,
+        adam_b1=beta,
+        adam_b2=b2,
+        muon_weight_dimension_numbers=numbers,
+    )
+
+
 DUALIZE = "big_vision_dual.scale_by_dualize"
 _OURS: dict[str, Callable[..., optax.GradientTransformation]] = {
     DUALIZE: dualize.scale_by_dualize,
+    "big_vision_dual.muon": muon,
     "big_vision.momentum_hp": momentum_hp,
     "big_vision.scale_by_adafactor": scale_by_adafactor,
     "big_vision.sgd": optax.identity,

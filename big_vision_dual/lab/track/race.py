@@ -1,0 +1,159 @@
+"""Runs a race: each entry tuned and then trained on fresh seeds, every finished run kept in the entry's own file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from big_vision_dual.lab.studies.grid import Trial
+from big_vision_dual.lab.studies.results import Record, Results
+from big_vision_dual.lab.track import runs, space
+from big_vision_dual.lab.track.entries import Entry
+from big_vision_dual.lab.track.rules import Track, TrackError
+
+HEADER, SECONDS = "track.json", "seconds.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """An entry at a budget. finals: records of the runs at the best position, None where not all have been run."""
+
+    entry: str
+    budget: str
+    found: space.Found
+    fields: Mapping[str, Any]
+    finals: tuple[Record, ...] | None
+
+
+class _Missing(Exception):
+    """A run that is not in the results, where nothing may be run."""
+
+
+class Race:
+    """A track's results in a folder: OUT/ENTRY.jsonl, so that several processes can run entries of one track.
+
+    Raises `TrackError` where the folder holds results of another track, or of other rules.
+    """
+
+    def __init__(self, track: Track, entries: Mapping[str, Entry], folder: pathlib.Path, where: str | None = None):
+        self.track, self.entries, self.folder = track, entries, folder
+        self._runners = runs.Runners(track, where)
+        self._results = {name: Results(folder / f"{name}.jsonl") for name in entries}
+        self._claim()
+
+    def _claim(self) -> None:
+        header = self.folder / HEADER
+        ours = {"track": self.track.name, "version": self.track.version, "digest": self.track.digest}
+        if not header.exists():
+            header.write_text(json.dumps(ours) + "\n")
+        theirs = json.loads(header.read_text())
+        if theirs != ours:
+            raise TrackError(f"{self.folder} holds results of {theirs}, this is {ours}; give another --out.")
+
+    def run(self, quiet: bool = False) -> list[Outcome]:
+        """Runs what is missing; what a killed race had finished stays, and the files end up the same."""
+        with _Progress(self.track, list(self.entries), quiet) as progress:
+            return [outcome for name in self.entries for outcome in self._entry(name, progress)]
+
+    def outcomes(self) -> list[Outcome]:
+        """What the results hold, without running anything: entries whose tuning is not finished have none."""
+        return [outcome for name in self.entries for outcome in self._entry(name, None)]
+
+    def seconds(self) -> dict[str, float]:
+        """{digest: seconds a step} of the final runs that this folder's machines made."""
+        file = self.folder / SECONDS
+        lines = file.read_text().splitlines() if file.exists() else []
+        return {line["digest"]: line["seconds"] for line in map(json.loads, lines)}
+
+    def _entry(self, name: str, progress: _Progress | None) -> Iterator[Outcome]:
+        entry, start = self.entries[name], None
+        for budget, limits in self.track.budgets.items():
+            try:
+                found = space.search(entry.space, self._loss(name, budget, progress), limits.trials, start)
+            except _Missing:
+                return
+            fields, start = space.fields(entry.space, found.best), found.best
+            try:
+                finals = tuple(self._final(name, budget, fields, seed, progress) for seed in self.track.final_seeds)
+            except _Missing:
+                finals = None
+            yield Outcome(name, budget, found, fields, finals)
+
+    def _loss(self, name: str, budget: str, progress: _Progress | None):
+        """Position -> mean held-out loss over the tuning seeds."""
+        entry = self.entries[name]
+
+        def loss(position: space.Position) -> float:
+            fields = space.fields(entry.space, position)
+            records = [self._tuning(name, budget, fields, seed, progress) for seed in self.track.tuning_seeds]
+            losses = [record["result"]["held_out_loss"] for record in records if record["result"]["finite"]]
+            return statistics.fmean(losses) if len(losses) == len(records) else float("inf")
+
+        return loss
+
+    def _tuning(self, name: str, budget: str, fields: Any, seed: int, progress: _Progress | None) -> Record:
+        trial = self._trial(name, budget, "tuning", fields, seed)
+        if trial not in self._results[name]:
+            if progress is None:
+                raise _Missing
+            self._results[name].add(trial, self._runners.of(trial.config).tune(trial.config))
+        return self._done(trial, name, progress)
+
+    def _final(self, name: str, budget: str, fields: Any, seed: int, progress: _Progress | None) -> Record:
+        trial = self._trial(name, budget, "final", fields, seed)
+        if trial not in self._results[name]:
+            if progress is None:
+                raise _Missing
+            result, seconds = self._runners.of(trial.config).final(trial.config)
+            with (self.folder / SECONDS).open("a") as file:
+                file.write(json.dumps({"digest": trial.digest, "seconds": seconds}) + "\n")
+            self._results[name].add(trial, result)
+        return self._done(trial, name, progress)
+
+    def _trial(self, name: str, budget: str, stage: str, fields: Mapping[str, Any], seed: int) -> Trial:
+        config = self.track.config(self.entries[name].config, fields, budget, seed)
+        return Trial(config, {"entry": name, "budget": budget, "stage": stage, **fields, "seed": seed})
+
+    def _done(self, trial: Trial, name: str, progress: _Progress | None) -> Record:
+        record = self._results[name][trial]
+        if progress is not None:
+            progress.advance(trial, record)
+        return record
+
+
+class _Progress:
+    """Progress in steps with the time to go; where nobody watches, a line a run."""
+
+    def __init__(self, track: Track, entries: list[str], quiet: bool):
+        self._track, self._quiet, self._screen = track, quiet, Console(stderr=True)
+        columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"),
+                   TimeElapsedColumn(), "ETA", TimeRemainingColumn()]  # fmt: skip
+        self._live = self._screen.is_terminal and not quiet
+        self._bar = Progress(*columns, console=self._screen, disable=not self._live)
+        each = [
+            budget.steps * (budget.trials * len(track.tuning_seeds) + len(track.final_seeds))
+            for budget in track.budgets.values()
+        ]
+        self._task = self._bar.add_task(track.name, total=len(entries) * sum(each))
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, trial: Trial, record: Record) -> None:
+        self._bar.update(self._task, description=f"{self._track.name} {trial.point['entry']} {trial.point['budget']}")
+        self._bar.advance(self._task, trial.config["total_steps"])
+        if not self._live and not self._quiet:
+            point = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.point.items())
+            loss, accuracy = (record["result"].get(f"held_out_{what}") for what in ("loss", "accuracy"))
+            self._screen.print(f"{point}: held-out loss {loss}, accuracy {accuracy}", soft_wrap=True)

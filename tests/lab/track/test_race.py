@@ -1,0 +1,126 @@
+"""A race on the tiny track: killed and continued, repeated, an entry that diverges, entries that break the rules."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from big_vision_dual.cli import main
+from big_vision_dual.lab.track import board, entries, race, rules
+
+TINY = pathlib.Path(__file__).parent / "tiny.py"
+TRACK = rules.load(str(TINY))
+
+
+def racing(folder, *functions):
+    return race.Race(TRACK, entries.load(TRACK, "", [f"{TINY}:{name}" for name in functions]), folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(folder, outcomes) of a race that nothing interrupted, of an entry that trains and one that diverges."""
+    folder = tmp_path_factory.mktemp("race")
+    return folder, racing(folder, "adam", "diverges").run(quiet=True)
+
+
+def test_every_entry_gets_its_trials_and_fresh_seeds(whole):
+    folder, outcomes = whole
+    lines = [json.loads(line) for line in (folder / "adam.jsonl").read_text().splitlines()]
+    stages = [(line["point"]["budget"], line["point"]["stage"], line["point"]["seed"]) for line in lines]
+    assert stages == [*[("short", "tuning", 0)] * 3, ("short", "final", 1), ("short", "final", 2),
+                      *[("long", "tuning", 0)] * 2, ("long", "final", 1), ("long", "final", 2)]  # fmt: skip
+    assert all("test_loss" not in line["result"] for line in lines if line["point"]["stage"] == "tuning")
+    assert [(o.entry, o.budget) for o in outcomes][:2] == [("adam", "short"), ("adam", "long")]
+
+
+def test_a_race_killed_by_sigkill_continues_to_the_same_files(whole, tmp_path):
+    command = [sys.executable, "-m", "big_vision_dual.cli.main", "track", str(TINY), "--entry", f"{TINY}:adam",
+               "--out", str(tmp_path)]  # fmt: skip
+    script = f"import sys; from big_vision_dual.cli import main; sys.exit(main({command[3:]!r}))"
+    file, started = tmp_path / "adam.jsonl", time.monotonic()
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (file.exists() and file.read_bytes().count(b"\n") >= 2):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() - started < 300
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    expected = (whole[0] / "adam.jsonl").read_bytes()
+    assert 0 < len(file.read_bytes()) < len(expected)
+    racing(tmp_path, "adam").run(quiet=True)
+    assert file.read_bytes() == expected
+
+
+def test_a_repeated_race_is_free(whole, monkeypatch):
+    folder, outcomes = whole
+    monkeypatch.setattr(race.runs.Runner, "of", None)  # nothing may be compiled
+    again = racing(folder, "adam", "diverges").run(quiet=True)
+    assert again == outcomes == racing(folder, "adam", "diverges").outcomes()
+
+
+def test_what_is_not_run_is_named_and_not_guessed(whole, tmp_path):
+    lines = (whole[0] / "adam.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "adam.jsonl").write_text("".join(lines[:-1]))  # the last final run of 'long' is missing
+    made = board.make(TRACK, racing(tmp_path, "adam").outcomes(), {})
+    assert [standing.budget for standing in made.standings] == ["short"]
+    assert made.unfinished == {"long": ("adam",)}
+
+
+def test_an_entry_that_diverges_is_named_and_ranks_last(whole):
+    made = board.make(TRACK, whole[1], {})
+    first, last = made.standings[0].rows
+    assert (first.entry, last.entry) == ("adam", "diverges")
+    assert first.loss.n == 2
+    assert last.loss.n == 0
+    assert "every trial diverged" in last.marks
+    assert "NaN in 2 of 2 final runs" in last.marks
+    assert last.misses == 2
+
+
+def test_a_best_trial_at_the_edge_is_named(whole):
+    row = next(row for row in board.make(TRACK, whole[1], {}).standings[0].rows if row.entry == "adam")
+    assert row.marks == ("best at the edge of what was tried: lr",)  # three octaves, each better than the one before
+
+
+def test_the_command_writes_the_leaderboard_in_all_forms(whole, capsys):
+    folder, _ = whole
+    given = ["track", str(TINY), "--entry", f"{TINY}:adam", "--entry", f"{TINY}:diverges", "--out", str(folder)]
+    assert main([*given, "--no-run"]) == 0
+    assert "adam" in capsys.readouterr().out
+    made = json.loads((folder / "leaderboard.json").read_text())
+    assert [standing["budget"] for standing in made["standings"]] == ["short", "long"]
+    assert made["standings"][0]["rows"][1]["results"]["test_loss"]["mean"] is None
+    assert "every trial diverged" in (folder / "leaderboard.html").read_text()
+    assert (folder / "leaderboard.png").stat().st_size > 5000
+    assert "| adam |" in (folder / "leaderboard.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digit"], "no track 'digit'; possible: "),
+        (["digits", "--entries", "adamm"], r"no entry 'adamm' \(did you mean 'adamw'"),
+        (["digits", "--entry", "my.py"], "possible: FILE.py:FUNCTION"),
+        (
+            ["digits", "--entry", f"{TINY}:unknown_field"],
+            "entry unknown_field changes 'optaxx.b1'.*did you mean 'optax'",
+        ),
+        (["digits", "--entry", f"{TINY}:takes_more_steps"], "entry takes_more_steps changes 'input.batch_size'"),
+    ],
+)
+def test_what_breaks_the_rules_is_named_before_anything_runs(arguments, message, tmp_path, capsys):
+    assert main(["track", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_other_rules_are_refused(tmp_path):
+    (tmp_path / race.HEADER).write_text('{"track": "digits", "version": 1, "digest": "0"}')
+    with pytest.raises(rules.TrackError, match=r"holds results of .*digits.*give another --out"):
+        racing(tmp_path, "adam")
