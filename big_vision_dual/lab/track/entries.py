@@ -7,12 +7,12 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.lab.studies.grid import Config, replace
 from big_vision_dual.lab.studies.settings import DUALIZE
 from big_vision_dual.lab.track import rules
 from big_vision_dual.lab.track.rules import Track, TrackError
 from big_vision_dual.lab.track.space import Axis, Space, among, octaves
-from big_vision_dual.core.errors import did_you_mean
 
 WARMUP = {"warmup_percent": 0.1, "decay_type": "cosine"}
 
