@@ -7,12 +7,14 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from big_vision_dual.core import rules as core_rules
 from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.lab.studies.grid import Config, replace
 from big_vision_dual.lab.studies.settings import DUALIZE
 from big_vision_dual.lab.track import rules
 from big_vision_dual.lab.track.rules import Track, TrackError
 from big_vision_dual.lab.track.space import Axis, Space, among, octaves
+from big_vision_dual.models import norm_trees
 
 WARMUP = {"warmup_percent": 0.1, "decay_type": "cosine"}
 
@@ -76,6 +78,18 @@ def light_vectors(base: Config) -> Entry:
     return dualized(base, -3.3, 0.95, {"norms": {"conventions": "well_normed", **masses}})
 
 
+def by_rule(base: Config, name: str, log2: float, wd: float = 0.0) -> Entry:
+    """Another's rule as a table (`core.rules`), on the dual architecture. wd: what a step takes off, over lr."""
+    described = replace(base, {"model.scaling": "dual", "norms": {"conventions": "well_normed"}})
+    rule = core_rules.get(name)(norm_trees.table_for({**described, "optax": {}}))
+    fields = {"norms": {"conventions": "well_normed", "rule": name}, "optax": dict(rule.options), "schedule": WARMUP}
+    if rule.constraint is not None:
+        fields |= {"weight_constraint": rule.constraint, "wd": 0.0}
+    made = dualized(base, log2, rule.options["momentum"], fields)
+    lr = octaves(log2, also={"wd": wd} if wd else {})
+    return Entry(made.config, {**made.space, "lr": lr})
+
+
 STANDARD: dict[str, Make] = {
     "adamw": lambda base: adamw(base),
     "adamw_dual": lambda base: adamw(base, "dual", -6.6),
@@ -83,6 +97,8 @@ STANDARD: dict[str, Make] = {
     "sgd_dual": sgd,
     "muon": lambda base: muon(base, "standard", -6.0),
     "muon_dual": muon,
+    "moonlight_dual": lambda base: by_rule(base, "moonlight", -5.0, wd=0.1),
+    "scion_dual": lambda base: by_rule(base, "scion", -9.0),
     "dualized_0.1": light_vectors,
 }
 

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision_dual import models
-from big_vision_dual.lab.studies import dataset, grid, target_norms
+from big_vision_dual.lab.studies import dataset, grid
 from big_vision_dual.lab.studies.program import Program
 from big_vision_dual.lab.track.rules import Track, TrackError
+from big_vision_dual.models import norm_trees
+from big_vision_dual.train import optim
 from big_vision_dual.train.data import arrays
 from big_vision_dual.train.data.augment import augment_fn
 
@@ -63,8 +65,8 @@ class Runner:
     @classmethod
     def of(cls, config: grid.Config, points: int, data: OnDevice) -> Runner:
         """Of a trial's config and all that differ from it only in `grid.NUMBERS`, seed and target norms."""
-        model = models.get(config["model_name"]).Model(config["num_classes"], **config["model"])
-        program = Program(config, model, target_norms.table_for(config), data.source, {})
+        table = norm_trees.table_for(config) if optim.needs_table(config) else None
+        program = Program(config, models.of(config), table, data.source, {})
         functions = {
             "init": jax.jit(program.init),
             "advance": jax.jit(program.advance, donate_argnums=0),
