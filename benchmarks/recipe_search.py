@@ -1,6 +1,6 @@
 """Searches the dualized recipe coordinate by coordinate on the digits track's tuning split; keeps every step.
 
-Command: python benchmarks/recipe_search.py OUT [--trials 30]
+Command: python benchmarks/recipe_search.py OUT [--trials 26]
 Where the search starts: the balanced table (every entry of every matrix moves alike, docs/track.md) at width 64, as
 masses. It runs at 120 steps on seeds 1 and 2; the track's own budgets and seeds have no part in it.
 """
@@ -44,7 +44,7 @@ def balanced(base: entries.Config) -> entries.Entry:
     return dataclasses.replace(made, space=space)
 
 
-def plan(trials: int = 30) -> tuple[rules.Track, dict[str, entries.Entry]]:
+def plan(trials: int = 26) -> tuple[rules.Track, dict[str, entries.Entry]]:
     """The digits track with a budget and seeds of its own."""
     digits = rules.load("digits")
     search = dataclasses.replace(
@@ -57,7 +57,7 @@ def main() -> None:
     """Runs what the results file lacks, and prints each trial in the order of the search."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=26)
     args = parser.parse_args()
     track, entered = plan(args.trials)
     (outcome,) = race.Race(track, entered, args.out).run()

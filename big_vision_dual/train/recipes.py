@@ -13,6 +13,13 @@ from ml_collections import config_dict
 from big_vision_dual.core import files
 from big_vision_dual.train import schema
 
+MASSES = {
+    "Bias": 1 / 64, "Scale": 1 / 64, "(query|key|value)/": 2 / 3, "Dense_1/kernel": 4.0, "embedding/kernel": 1 / 4,
+    "head/kernel": 5 / 2,
+}  # fmt: skip
+"""Of the dualized ViT recipes: found by benchmarks/recipe_search.py on MNIST digits at width 64 (docs/track.md)."""
+BLOCKS_MASS = 4.0  # of all blocks together, at every depth, so that the best learning rate stays
+
 
 class RecipeError(schema.ConfigError):
     """A config file that does not exist, or an override that does not fit it."""

@@ -15,6 +15,7 @@ from big_vision_dual.lab.track import rules
 from big_vision_dual.lab.track.rules import Track, TrackError
 from big_vision_dual.lab.track.space import Axis, Space, among, octaves
 from big_vision_dual.models import norm_trees
+from big_vision_dual.train import recipes
 
 WARMUP = {"warmup_percent": 0.1, "decay_type": "cosine"}
 
@@ -78,6 +79,17 @@ def light_vectors(base: Config) -> Entry:
     return dualized(base, -3.3, 0.95, {"norms": {"conventions": "well_normed", **masses}})
 
 
+def recipe(base: Config, constraint: Any = None) -> Entry:
+    """`recipes.dualized`: masses by role, Nesterov momentum .9, a warm-up of a tenth."""
+    fields = {
+        "norms": {"conventions": "well_normed", "masses": recipes.MASSES, "blocks_mass": recipes.BLOCKS_MASS},
+        "optax": {"momentum": 0.9, "nesterov": True}, "schedule": WARMUP,
+    }  # fmt: skip
+    if constraint is not None:
+        fields |= {"weight_constraint": constraint, "wd": 0.0}
+    return dualized(base, -1.4, 0.9, fields)
+
+
 def by_rule(base: Config, name: str, log2: float, wd: float = 0.0) -> Entry:
     """Another's rule as a table (`core.rules`), on the dual architecture. wd: what a step takes off, over lr."""
     described = replace(base, {"model.scaling": "dual", "norms": {"conventions": "well_normed"}})
@@ -100,6 +112,8 @@ STANDARD: dict[str, Make] = {
     "moonlight_dual": lambda base: by_rule(base, "moonlight", -5.0, wd=0.1),
     "scion_dual": lambda base: by_rule(base, "scion", -9.0),
     "dualized_0.1": light_vectors,
+    "dualized": recipe,
+    "hyperball": lambda base: recipe(base, {"kind": "hyperball", "norm": "frobenius"}),
 }
 
 
