@@ -9,6 +9,7 @@ from big_vision_dual.lab.track.rules import Budget, Track
 from big_vision_dual.train import recipes
 
 _RECIPE = recipes.load("cifar10_vit").to_dict()
+_SIZE = {"model.width": 64, "model.mlp_dim": 256, "model.num_heads": 4}
 _KEPT = ("num_classes", "input_shape", "loss", "model_name", "model", "lr", "wd")
 EPOCH = 49_000 // 128
 

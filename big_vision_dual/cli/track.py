@@ -7,6 +7,13 @@ import pathlib
 
 from rich.console import Console
 
+EXAMPLES = (
+    "digits --out runs/digits",
+    "digits --entries adamw_dual,dualized --entry my_optimizer.py:mine",
+    "cifar10 --data ~/tensorflow_datasets --entries muon_dual",
+    "digits --out runs/digits --no-run",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which race, who runs, and where the results are."""
@@ -23,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from big_vision_dual.lab.track import board, entries, race, rules, views
 
     track = rules.load(args.track)
+    if args.overrides:
+        raise rules.TrackError(f"{' '.join(args.overrides)}: a track is frozen; write an entry of your own (--entry).")
     folder = args.out or pathlib.Path("runs") / f"track_{track.name}"
     racing = race.Race(track, entries.load(track, args.entries, args.entry), folder, args.data)
     outcomes = racing.outcomes() if args.no_run else racing.run()

@@ -143,8 +143,15 @@ def _moved(here: Position, index: int, by: float) -> Position:
 
 
 def _closed(index: int, best: Position, tried: Mapping[Position, float], axis: Axis) -> bool:
-    """Whether the best point has worse neighbours on both sides along an axis, or that axis ends there."""
-    others = [p[index] for p in tried if p[:index] == best[:index] and p[index + 1 :] == best[index + 1 :]]
+    """Whether worse points lie on both sides along an axis, none further off along the others than one step of theirs.
+
+    An end of the axis itself is closed.
+    """
+
+    def near(position: Position) -> bool:
+        return all(abs(x - y) <= 1 for i, (x, y) in enumerate(zip(position, best, strict=True)) if i != index)
+
+    others = [position[index] for position in tried if near(position)]
     below = any(x < best[index] for x in others) or not axis.allows(best[index] - 1)
     above = any(x > best[index] for x in others) or not axis.allows(best[index] + 1)
     return below and above

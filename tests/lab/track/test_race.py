@@ -40,11 +40,10 @@ def test_every_entry_gets_its_trials_and_fresh_seeds(whole):
 
 
 def test_a_race_killed_by_sigkill_continues_to_the_same_files(whole, tmp_path):
-    command = [sys.executable, "-m", "big_vision_dual.cli.main", "track", str(TINY), "--entry", f"{TINY}:adam",
-               "--out", str(tmp_path)]  # fmt: skip
-    script = f"import sys; from big_vision_dual.cli import main; sys.exit(main({command[3:]!r}))"
+    given = ["track", str(TINY), "--entry", f"{TINY}:adam", "--out", str(tmp_path)]
     file, started = tmp_path / "adam.jsonl", time.monotonic()
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "big_vision_dual", *given]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (file.exists() and file.read_bytes().count(b"\n") >= 2):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() - started < 300
@@ -107,6 +106,7 @@ def test_the_command_writes_the_leaderboard_in_all_forms(whole, capsys):
         (["digit"], "no track 'digit'; possible: "),
         (["digits", "--entries", "adamm"], r"no entry 'adamm' \(did you mean 'adamw'"),
         (["digits", "--entry", "my.py"], "possible: FILE.py:FUNCTION"),
+        (["digits", "--config.lr=1"], "a track is frozen"),
         (
             ["digits", "--entry", f"{TINY}:unknown_field"],
             "entry unknown_field changes 'optaxx.b1'.*did you mean 'optax'",
