@@ -13,7 +13,7 @@ from collections.abc import Sequence
 _PACKAGE = __name__.rpartition(".")[0]
 _MOVED = {
     "arch": "models.arch",
-    "arch_ssm": "models.arch_ssm",
+    "arch_ssm": "models.ssm",
     "data": "train.data",
     "demo": "lab.demo",
     "dualize": "core.dualize",

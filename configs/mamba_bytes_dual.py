@@ -7,7 +7,7 @@ Expected: see docs/studies.md, "The recipes"; lr is the best of 300 steps there.
 
 import ml_collections
 
-from big_vision_dual.models import arch_ssm
+from big_vision_dual.models import mamba
 from big_vision_dual.train import recipes
 
 
@@ -19,5 +19,5 @@ def get_config(path: str = "") -> ml_collections.ConfigDict:
         momentum=0.9,
         vector_mass=0.1,
         blocks_mass=5.0,
-        mixer_out=arch_ssm.MIXER_OUT["mamba"],
+        mixer_out=mamba.FAMILY.dual["mixer_out"],
     )

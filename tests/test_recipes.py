@@ -11,7 +11,7 @@ import pytest
 
 from big_vision_dual import models
 from big_vision_dual.core import dualize, files, tables
-from big_vision_dual.models import arch, arch_ssm, gpt, mlp, norm_trees, vit
+from big_vision_dual.models import arch, gpt, mamba, mamba2, mlp, norm_trees, vision_mamba, vit
 from big_vision_dual.train import evaluators, fields, recipes, schema
 
 WRONG = [
@@ -119,7 +119,7 @@ def test_defaults_are_allowed_and_every_field_says_what_is_possible():
 
 def test_options_of_models_optimizer_constraint_and_evaluators_are_all_in_the_schema():
     """A new option needs its line in fields.py."""
-    classes = [vit.ViT, mlp.MLP, gpt.GPT, arch_ssm.Mamba, arch_ssm.Mamba2, arch_ssm.VisionMamba]
+    classes = [vit.ViT, mlp.MLP, gpt.GPT, mamba.Mamba, mamba2.Mamba2, vision_mamba.Sizes]
     given = {"num_classes", "name", "parent", "spec"}
     options = {f"model.{f.name}" for cls in classes for f in dataclasses.fields(cls) if f.name not in given}
     options |= {f"model.scaling.{f.name}" for f in dataclasses.fields(arch.Scaling)}

@@ -1,4 +1,4 @@
-"""Models in Flax linen, by name, as `config.model_name` has it. They know nothing of tables or optimizers."""
+"""Models in Flax linen, by name, as `config.model_name` has it; each with its record, see `models.family`."""
 
 from __future__ import annotations
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 from flax import linen as nn
 
 from big_vision_dual import models
+from big_vision_dual.core.norms.atoms import Atoms
+from big_vision_dual.core.norms.module import Module
 from big_vision_dual.models import arch, init, transformer
+from big_vision_dual.models.family import Family, Options
 
 
 class GPT(nn.Module):
@@ -53,6 +57,32 @@ def Model(num_classes: int, *, variant: str | None = None, **options: Any) -> GP
     The length of the position embedding is that of the tokens which the model is initialized with.
     Raises `ValueError` for unknown options or values.
     """
-    sizes = dataclasses.asdict(arch.vit_size_of({"variant": variant, **options}))
+    sizes = dataclasses.asdict(transformer.size_of({"variant": variant, **options}))
     del sizes["patch_size"]
     return models.build(GPT, num_classes=num_classes, **{**options, **sizes})
+
+
+def norm_tree(
+    model: Options, input_shape: tuple[int, ...], num_classes: int, atoms: Atoms, blocks_mass: float | None
+) -> Module:
+    """The norm tree of a GPT, see `Family.norm_tree`. input_shape: (tokens,); num_classes: the vocabulary."""
+    size = transformer.size_of(model)
+    scaling = arch.scaling(model.get("scaling", "standard"))
+    encoder = transformer.encoder_tree(
+        atoms, scaling, size.width, size.num_heads, size.mlp_dim, size.depth,
+        scan=model.get("scan", False), mass=2 * size.depth if blocks_mass is None else blocks_mass,
+    )  # fmt: skip
+    stem = atoms.embed("embedding/embedding", num_classes, size.width)
+    stem = stem + atoms.positions("pos_embedding", input_shape[0], size.width)
+    return atoms.dense("head", (size.width,), (num_classes,)) @ encoder @ stem
+
+
+FAMILY = Family(
+    norm_tree=norm_tree,
+    mup=transformer.MUP,
+    standard={"scaling": "standard"},
+    dual={"scaling": "dual"},
+    unrolled={"scan": False},
+    activations=transformer.activations,
+    blocks=functools.partial(transformer.blocks, stem="embedding/embedding", causal=True),
+)

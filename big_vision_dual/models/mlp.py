@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 from flax import linen as nn
 
 from big_vision_dual import models
+from big_vision_dual.core.norms import bonds
+from big_vision_dual.core.norms.atoms import Atoms
+from big_vision_dual.core.norms.module import Module, NormError
 from big_vision_dual.models import arch, init, transformer
+from big_vision_dual.models.family import Family, Options
 
 
 class MLP(nn.Module):
@@ -42,3 +47,21 @@ def Model(num_classes: int, *, width: int, depth: int, **options: Any) -> MLP:
     Raises `ValueError` for unknown options.
     """
     return models.build(MLP, num_classes=num_classes, width=width, depth=depth, **options)
+
+
+def norm_tree(
+    model: Options, input_shape: tuple[int, ...], num_classes: int, atoms: Atoms, blocks_mass: float | None
+) -> Module:
+    """Norm tree of Dense layers with GELU between them, and a head, on the flattened input."""
+    if blocks_mass is not None:
+        raise NormError(f"norms.blocks_mass is {blocks_mass}, but an MLP has no residual blocks; leave it out.")
+    scaling = arch.scaling(model.get("scaling", "standard"))
+    features = math.prod(input_shape)
+    tree: Module = bonds.PATCHIFY
+    for index in range(model["depth"]):
+        dense = atoms.dense(f"Dense_{index}", (features,), (model["width"],))
+        tree, features = bonds.gelu(scaling.gelu) @ dense @ tree, model["width"]
+    return atoms.dense("head", (features,), (num_classes,)) @ tree
+
+
+FAMILY = Family(norm_tree=norm_tree, standard={"scaling": "standard"}, dual={"scaling": "dual"})

@@ -1,4 +1,4 @@
-"""muP as data: the class of each parameter, its initial deviation and its multipliers under Adam. No JAX.
+"""muP as data: the class of each parameter, its initial deviation and its multipliers under Adam.
 
 Source: Yang et al., Tensor Programs V (arXiv 2203.03466), for Mamba the muP rules of the PyTorch project `mamba.py`.
 m is the width over the base width, at which muP's learning rates are those of the standard parametrization.
@@ -13,9 +13,10 @@ m is the width over the base width, at which muP's learning rates are those of t
 
 wd_mult is relative to a decay of lr * lr_mult * wd * wd_mult a step, as in AdamW; see `wd_mults` for Big Vision's.
 
-Rule sets. `reference`: exactly mamba.py's. `strict`, for Mamba: its dt_proj is drawn with one factor 1/sqrt(m) less,
-which there made Delta's input shrink with the width, and Adam's eps is 1e-15, since 1e-8 swamps gradients of rms 1e-11.
-In both, the B and C slices of a fused projection, whose fan-out does not grow, are drawn like the rest of their leaf.
+Each family has its rows in its record, see `family.Mup`. Rule sets. `reference`: exactly mamba.py's. `strict`, for
+Mamba: its dt_proj is drawn with one factor 1/sqrt(m) less, which there made Delta's input shrink with the width, and
+Adam's eps is 1e-15, since 1e-8 swamps gradients of rms 1e-11. In both, the B and C slices of a fused projection, whose
+fan-out does not grow, are drawn like the rest of their leaf.
 """
 
 from __future__ import annotations
@@ -28,32 +29,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from big_vision_dual import models
 from big_vision_dual.core import trees
 from big_vision_dual.core.tables import io
 from big_vision_dual.core.tables.schema import TableError
-from big_vision_dual.models import arch, arch_ssm
+from big_vision_dual.models import family
+from big_vision_dual.models.family import MupRow
 
 CLASSES = ("input", "hidden", "output", "bias", "kept")
-RULE_SETS = ("reference", "strict")
-_ADAM_EPS = {"reference": 1e-8, "strict": 1e-15}
-_STATE_SPACE = ("mamba", "mamba2")  # whose Delta has the small gradients that need the smaller epsilon
 _FORMAT_VERSION = 1
 _START = '{"mup": '  # of a file
-
-
-@dataclasses.dataclass(frozen=True)
-class MupRow:
-    """One leaf. init_std: deviation of its normal initial values, 0 for zeros, None to keep what the model draws.
-
-    lr_mult, wd_mult: on lr and on AdamW's wd. output_mult: what the model multiplies the leaf's input with.
-    """
-
-    path: str
-    cls: str
-    init_std: float | None
-    lr_mult: float = 1.0
-    wd_mult: float = 1.0
-    output_mult: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,15 +71,19 @@ def build(
     params: Mapping[str, Any], *, model_name: str, model: Mapping[str, Any], base_width: int, rules: str = "strict"
 ) -> MupTable:
     """See `for_config`. model: `config.model`."""
-    if rules not in RULE_SETS:
-        raise TableError(f"mup.rules is {rules!r}; possible: {', '.join(map(repr, RULE_SETS))}.")
-    if model_name not in _PATTERNS:
-        raise TableError(f"no muP rules for model_name {model_name!r}; possible: {', '.join(_PATTERNS)}.")
-    patterns = [(row.path, row) for row in _PATTERNS[model_name](model, base_width, rules)]
+    known = family.of(model_name).mup
+    if known is None:
+        having = [name for name in models.MODELS if family.of(name).mup]
+        raise TableError(
+            f"no muP rules for model_name {model_name!r}; possible: {', '.join(having)}, or a module with "
+            "FAMILY = Family(mup=...), see docs/your_model.md."
+        )
+    if rules not in known.adam_eps:
+        raise TableError(f"mup.rules is {rules!r}; possible for {model_name}: {', '.join(map(repr, known.adam_eps))}.")
+    patterns = [(row.path, row) for row in known.rows(model, base_width, rules)]
     matched = trees.first_match(patterns, trees.flatten(params), f"muP rules of {model_name}")
     rows = tuple(dataclasses.replace(row, path=path) for path, row in matched.items())
-    eps = _ADAM_EPS[rules] if model_name in _STATE_SPACE else _ADAM_EPS["reference"]
-    return MupTable(model_name, dict(model), base_width, rules, eps, rows)
+    return MupTable(model_name, dict(model), base_width, rules, known.adam_eps[rules], rows)
 
 
 def init_stds(table: MupTable) -> dict[str, float]:
@@ -148,76 +137,3 @@ def load(name: str | os.PathLike[str]) -> MupTable:
 
 
 _HEADER = ("model_name", "model", "base_width", "rules", "adam_eps")
-
-
-def _mamba(model: Mapping[str, Any], base_width: int, rules: str) -> list[MupRow]:
-    spec = arch_ssm.spec(arch_ssm.Mamba, model)
-    m = _ssm_mult(spec, base_width)
-    dt_std = spec.rank**-0.5 / (m**0.5 if rules == "reference" else 1.0)
-    own = [
-        MupRow(".*/mixer/x_proj/kernel", "hidden", 0.02 / m**0.5, 1 / m, m),
-        MupRow(".*/mixer/dt_proj/kernel", "hidden", dt_std, 1 / m, m),
-        MupRow(".*/mixer/dt_proj/bias", "bias", None, wd_mult=0.0),
-        MupRow(".*/mixer/A_log", "kept", None),
-    ]
-    return own + _ssm_common(spec, m)
-
-
-def _mamba2(model: Mapping[str, Any], base_width: int, rules: str) -> list[MupRow]:  # noqa: ARG001
-    spec = arch_ssm.spec(arch_ssm.Mamba2, model)
-    own = [
-        MupRow(".*/mixer/dt_bias", "bias", None, wd_mult=0.0),
-        MupRow(".*/mixer/A_log", "kept", None, wd_mult=0.0),
-        MupRow(".*/mixer/norm/scale", "kept", None, wd_mult=0.0),
-    ]
-    return own + _ssm_common(spec, _ssm_mult(spec, base_width))
-
-
-def _ssm_common(spec: arch_ssm.Spec, m: float) -> list[MupRow]:
-    out_std = 0.02 / (2 * spec.n_layers) ** 0.5
-    return [
-        MupRow("embedding/embedding", "input", 0.02),
-        MupRow("head/kernel", "output", 0.0, output_mult=1 / m),
-        MupRow(".*/mixer/in_proj/kernel", "hidden", 0.02 / m**0.5, 1 / m, m),
-        MupRow(".*/mixer/out_proj/kernel", "hidden", out_std / m**0.5, 1 / m, m),
-        MupRow(".*/mixer/conv/kernel", "input", 0.0),
-        MupRow(".*/mixer/conv/bias", "bias", None, wd_mult=0.0),
-        MupRow(".*/mixer/D", "kept", None, wd_mult=0.0),
-    ]
-
-
-def _ssm_mult(spec: arch_ssm.Spec, base_width: int) -> float:
-    if spec.mup_base_width != base_width:
-        raise TableError(
-            f"mup.base_width is {base_width}, but the model has mup_base_width {spec.mup_base_width}; set "
-            "config.model.mup_base_width to the same, so that the model drops its gains and divides the head's input."
-        )
-    return spec.width_mult
-
-
-def _transformer(model: Mapping[str, Any], base_width: int, rules: str) -> list[MupRow]:
-    """ViT and GPT: xavier and lecun kernels already shrink with 1/sqrt(fan-in); the head and the queries start at 0.
-
-    Both as arXiv 2203.03466, appendix D.2, advises: logits and attention logits of random weights are Theta(1/sqrt(m)),
-    those of trained ones Theta(1), so that random ones change by less in a wider model until training outgrows them.
-    The multiplier 1/m of the head's input is moved into its learning rate, which is the same under Adam (arXiv
-    2203.03466, lemma J.1), so the model needs no switch.
-    """
-    if rules != "strict":
-        raise TableError(f"mup.rules is {rules!r}, which describes mamba.py; for a transformer use 'strict'.")
-    if arch.scaling(model.get("scaling", "standard")).attention_logits != "inverse":
-        raise TableError("muP divides q.k by d_head: set config.model.scaling = dict(attention_logits='inverse').")
-    if type(model.get("rep_size", False)) is int:
-        raise TableError(f"rep_size {model['rep_size']} does not grow with the width; use True or False under muP.")
-    m = arch.vit_size_of(model).width / base_width
-    return [
-        MupRow("embedding/(kernel|embedding)|pos_embedding|cls|.*/probe", "input", None),
-        MupRow("head/kernel", "output", 0.0, 1 / m, m),
-        MupRow(".*/query/kernel", "hidden", 0.0, 1 / m, m),
-        MupRow(".*/kernel", "hidden", None, 1 / m, m),
-        MupRow(".*/bias", "bias", None, wd_mult=0.0),
-        MupRow(".*/scale", "kept", None, wd_mult=0.0),
-    ]
-
-
-_PATTERNS = {"mamba": _mamba, "mamba2": _mamba2, "vit": _transformer, "gpt": _transformer}

@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from big_vision_dual.models import arch_ssm
-
+SCANS = ("chunked", "sequential", "associative")
 Step = Callable[[jax.Array, tuple[jax.Array, ...]], tuple[jax.Array, jax.Array]]
 
 
@@ -175,7 +174,7 @@ def _swap(tree: Any) -> Any:
 
 
 def _check(scan: str, chunk: int) -> None:
-    if scan not in arch_ssm.SCANS:
-        raise ValueError(f"scan is {scan!r}; possible: {', '.join(map(repr, arch_ssm.SCANS))}.")
+    if scan not in SCANS:
+        raise ValueError(f"scan is {scan!r}; possible: {', '.join(map(repr, SCANS))}.")
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; possible: a number of steps >= 1.")

@@ -7,6 +7,7 @@ arXiv 2106.04560 (map). Shapes: B batch, h and w patches per side, T tokens, D w
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -15,7 +16,11 @@ import numpy as np
 from flax import linen as nn
 
 from big_vision_dual import models
+from big_vision_dual.core.norms import bonds
+from big_vision_dual.core.norms.atoms import Atoms
+from big_vision_dual.core.norms.module import IDENTITY, Module, NormError
 from big_vision_dual.models import arch, init, transformer
+from big_vision_dual.models.family import Family, Options
 
 POOL_TYPES = ("gap", "tok", "map", "0")
 POSEMBS = ("learn", "sincos2d")
@@ -139,7 +144,7 @@ class ViT(nn.Module):
 def Model(num_classes: int | None = None, *, variant: str | None = None, **options: Any) -> ViT:
     """A ViT from `config.model`. `variant` ('S/16'; default 'B') gives the sizes, `options` override them one by one.
 
-    width, depth, mlp_dim, num_heads, patch_size: sizes, see `arch.vit_size_of`.
+    width, depth, mlp_dim, num_heads, patch_size: sizes, see `transformer.size_of`.
     pool_type: 'gap' | 'tok' | 'map' | '0'. posemb: 'learn' | 'sincos2d'. rep_size: features of a tanh layer before
       the head; True for the width, False for none. num_classes None: no head, the pooled vector is returned.
     scaling: see `arch.scaling`. dropout: rate. head_zeroinit: None for zero under the standard init and scaled
@@ -150,5 +155,85 @@ def Model(num_classes: int | None = None, *, variant: str | None = None, **optio
     for name, possible in (("pool_type", POOL_TYPES), ("posemb", POSEMBS)):
         if options.get(name, possible[0]) not in possible:
             raise ValueError(f"{name} is {options[name]!r}; possible: {', '.join(map(repr, possible))}.")
-    sizes = dataclasses.asdict(arch.vit_size_of({"variant": variant, **options}))
+    sizes = dataclasses.asdict(transformer.size_of({"variant": variant, **options}))
     return models.build(ViT, num_classes=num_classes, **{**options, **sizes})
+
+
+def norm_tree(
+    model: Options, input_shape: tuple[int, ...], num_classes: int, atoms: Atoms, blocks_mass: float | None
+) -> Module:
+    """The norm tree of a ViT, see `Family.norm_tree`.
+
+    input_shape: (height, width, channels).
+    num_classes: 0 for a model without head. blocks_mass: by default 2 * depth.
+    """
+    size = transformer.size_of(model)
+    scaling = arch.scaling(model.get("scaling", "standard"))
+    tokens = _token_count(input_shape, size.patch_size)
+    encoder = transformer.encoder_tree(
+        atoms, scaling, size.width, size.num_heads, size.mlp_dim, size.depth,
+        scan=model.get("scan", False), mass=2 * size.depth if blocks_mass is None else blocks_mass,
+    )  # fmt: skip
+    pooled = (
+        _pool_tree(model, size, tokens, scaling, atoms)
+        @ encoder
+        @ _stem_tree(model, size, tokens, input_shape[2], atoms)
+    )
+    return _head_tree(model, size.width, num_classes, atoms) @ pooled
+
+
+def _token_count(input_shape: tuple[int, ...], patch_size: tuple[int, int]) -> int:
+    height, width, _ = input_shape
+    if height < patch_size[0] or width < patch_size[1]:
+        raise NormError(f"an image of {height} x {width} pixels is smaller than a patch, {patch_size}.")
+    return (height // patch_size[0]) * (width // patch_size[1])
+
+
+def _stem_tree(model: Options, size: transformer.Size, tokens: int, channels: int, atoms: Atoms) -> Module:
+    stem = atoms.dense("embedding", (*size.patch_size, channels), (size.width,)) @ bonds.PATCHIFY
+    if model.get("posemb", "learn") == "learn":
+        stem = stem + atoms.positions("pos_embedding", tokens, size.width)
+    if model.get("pool_type", "gap") == "tok":
+        stem = stem + atoms.bias("cls", (1, 1, size.width))
+    return stem
+
+
+def _pool_tree(model: Options, size: transformer.Size, tokens: int, scaling: arch.Scaling, atoms: Atoms) -> Module:
+    kind = model.get("pool_type", "gap")
+    if kind == "gap":
+        return atoms.conventions.mean_over(tokens)
+    if kind == "map":
+        return _map_head_tree(size, scaling, atoms)
+    return bonds.SELECT_TOKEN
+
+
+def _map_head_tree(size: transformer.Size, scaling: arch.Scaling, atoms: Atoms) -> Module:
+    """Attention pooling: a learned probe attends to the tokens, then one residual MLP."""
+    path, split = "MAPHead_0", (size.num_heads, size.width // size.num_heads)
+    names = {name: f"{path}/MultiHeadDotProductAttention_0/{name}" for name in ("query", "key", "value", "out")}
+    probe = atoms.bias(f"{path}/probe", (1, 1, size.width))
+    query, key, value = (atoms.dense(names[name], (size.width,), split) for name in ("query", "key", "value"))
+    feed_forward = transformer.mlp_tree(atoms, scaling, f"{path}/MlpBlock_0", size.width, size.mlp_dim)
+    branch = feed_forward @ atoms.layer_norm(f"{path}/LayerNorm_0", size.width)
+    attend = transformer.attention_out_tree(
+        atoms, scaling, names["out"], split, size.width, (query @ probe, key, value)
+    )
+    return bonds.SELECT_TOKEN @ transformer.residual_tree(scaling, branch, 2) @ attend
+
+
+def _head_tree(model: Options, width: int, num_classes: int, atoms: Atoms) -> Module:
+    rep_size = model.get("rep_size", False)
+    features = width if rep_size in (False, True) else int(rep_size)
+    head = atoms.dense("head", (features,), (num_classes,)) if num_classes else IDENTITY
+    return head @ bonds.TANH @ atoms.dense("pre_logits", (width,), (features,)) if rep_size else head
+
+
+FAMILY = Family(
+    norm_tree=norm_tree,
+    mup=transformer.MUP,
+    standard={"scaling": "standard"},
+    dual={"scaling": "dual"},
+    unrolled={"scan": False},
+    activations=transformer.activations,
+    blocks=functools.partial(transformer.blocks, stem="embedding/kernel", causal=False),
+)

@@ -13,8 +13,6 @@ from big_vision_dual.pods.step_cost import Misfit, StepCost, changed, measure
 from big_vision_dual.pods.topologies import Slice
 from big_vision_dual.train import optim
 
-DUALIZE = "big_vision_dual.scale_by_dualize"
-
 
 def momentum_only(config: Any) -> Any:
     """The same training with plain momentum in place of its optimizer."""
@@ -108,7 +106,7 @@ def preflight(
     momentum, tried = None, ()
     if isinstance(step, Misfit):
         tried = tuple(suggestions(config, tpu, examples, step, say))
-    elif baseline and config.optax_name == DUALIZE:
+    elif baseline and optim.is_dualized(config):
         say("compiling the same with plain momentum")
         momentum = measure(momentum_only(config), tpu, examples)
     total_steps = optim.steps("total", config, examples, config.input.batch_size)

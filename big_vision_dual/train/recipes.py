@@ -13,6 +13,8 @@ from ml_collections import config_dict
 from big_vision_dual.core import files
 from big_vision_dual.train import schema
 
+DUALIZE = "big_vision_dual.scale_by_dualize"
+"""The name of our optimizer in `config.optax_name`."""
 MASSES = {
     "Bias": 1 / 64, "Scale": 1 / 64, "(query|key|value)/": 2 / 3, "Dense_1/kernel": 4.0, "embedding/kernel": 1 / 4,
     "head/kernel": 5 / 2,
@@ -78,7 +80,7 @@ def dualized(
     lr, momentum: of `scale_by_dualize`. vector_mass: the mass of biases and scales, where a matrix has 1. blocks_mass:
     of all blocks together, None for what the norm tree gives them. dtype: of the orthogonalization's matrix products.
     shard_axis: mesh axis over which momentum and orthogonalization are spread. mixer_out: of a state-space model, see
-    `arch_ssm.MIXER_OUT`. Clipping and warm-up go: the dual has unit norm whatever the gradient's.
+    `ssm.Spec`. Clipping and warm-up go: the dual has unit norm whatever the gradient's.
     """
     recipe: Any = load(name)
     masses = {"Bias": vector_mass, "Scale": vector_mass}
@@ -89,7 +91,7 @@ def dualized(
         blocks = config_dict.FieldReference(blocks_mass, field_type=float)
         recipe.norms = {"conventions": "well_normed", "blocks_mass": blocks, "masses": masses}
         recipe.grad_clip_norm = None
-        recipe.optax_name = "big_vision_dual.scale_by_dualize"
+        recipe.optax_name = DUALIZE
         axis = config_dict.FieldReference(shard_axis, field_type=str)
         recipe.optax = {
             "momentum": momentum, "nesterov": False, "polar": "newton_schulz_6", "dtype": dtype, "shard_axis": axis,

@@ -101,10 +101,10 @@ def test_bfloat16_products_keep_float32_logits(tokens):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_dual_init_has_unit_norm_slice_by_slice(name):
     spec = model(name, scaling="dual").spec
-    widths, knobs, start = spec.in_proj, getattr(spec, "knobs", ()), 0
-    kernel = np.asarray(ssm.fused(spec, widths, knobs).kernel_init(jax.random.key(0), (24, sum(widths.values()))))
+    widths, largest, start = spec.in_proj, getattr(spec, "max_linear", ()), 0
+    kernel = np.asarray(ssm.fused(spec, widths, largest).kernel_init(jax.random.key(0), (24, sum(widths.values()))))
     for slice_name, width in widths.items():
-        atom = "MaxLinear" if slice_name in knobs else "Linear"
+        atom = "MaxLinear" if slice_name in largest else "Linear"
         norm = oracle.weight_norm(atom, kernel[:, start : start + width].astype(np.float64))
         np.testing.assert_allclose(norm, 1.0, atol=1e-5, err_msg=slice_name)
         start += width

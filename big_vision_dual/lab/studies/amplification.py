@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from big_vision_dual.core.tables import Row, TargetNormTable
-from big_vision_dual.models import ssm, transformer, vit
+from big_vision_dual.models.family import Blocks
 
 _POWER_STEPS = 12
 Rows = dict[str, tuple[Row, ...]]
@@ -27,78 +27,30 @@ class Amplification:
     measured: float
 
 
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    """A model as a first layer and blocks.
-
-    stem: path of the first layer's weights, and its output. inputs: of each block. first: path of the first weights of
-    each block. apply: (x, params of the block) -> x; params: of all blocks.
-    """
-
-    stem: tuple[str, jax.Array]
-    inputs: Sequence[jax.Array]
-    first: Sequence[str]
-    apply: Callable[[jax.Array, Any], jax.Array]
-    params: Sequence[Any]
-
-
-def measure(model: Any, table: TargetNormTable, params: Any, inputs: jax.Array) -> Iterator[Amplification]:
+def measure(
+    model: Any, blocks: Blocks, table: TargetNormTable, params: Any, inputs: jax.Array
+) -> Iterator[Amplification]:
     """From the first layer to the logits, and of each block but the last.
 
-    A block's declared sensitivity is the ratio of what is downstream of it and of the block after it. inputs: images
-    or tokens. Raises `ValueError` for a model that is no ViT and no state-space language model.
+    A block's declared sensitivity is the ratio of what is downstream of it and of the block after it. blocks: of the
+    model with these parameters and inputs, as its family describes them.
     """
-    parts, rows = _parts(model, params, inputs), table.by_path()
-    path, stem = parts.stem
-    whole = largest(lambda stem, params: _logits_from_stem(model, params, inputs, stem))
+    rows = table.by_path()
+    path, stem = blocks.stem
+    whole = largest(lambda stem, params: _logits_from_stem(model, params, inputs, path, stem))
     yield Amplification("stem to logits", _sensitivity(rows, path), float(whole(stem, params)))
-    of_block = largest(parts.apply)
-    for i, (here, following) in enumerate(itertools.pairwise(parts.first)):
+    of_block = largest(blocks.apply)
+    for i, (here, following) in enumerate(itertools.pairwise(blocks.first)):
         declared = _sensitivity(rows, here) / _sensitivity(rows, following)
-        yield Amplification(f"block {i}", declared, float(of_block(parts.inputs[i], parts.params[i])))
+        yield Amplification(f"block {i}", declared, float(of_block(blocks.inputs[i], blocks.params[i])))
 
 
-def _parts(model: Any, params: Any, inputs: jax.Array) -> _Parts:
-    if isinstance(model, vit.ViT):
-        return _of_vit(model, params, inputs)
-    if isinstance(model, ssm.LanguageModel):
-        return _of_state_space(model, params, inputs)
-    raise ValueError(
-        f"an audit takes a ViT, Mamba or Mamba-2, not {type(model).__name__}; choose such a config.model_name."
-    )
-
-
-def _of_vit(model: Any, params: Any, images: jax.Array) -> _Parts:
-    _, out = model.apply({"params": params}, images, train=False)
-    spec = transformer.BlockSpec(model.mlp_dim, model.num_heads, model.scaling)
-    block = transformer.EncoderBlock(spec, model.depth, train=False)
-    names = [f"encoderblock_{i}" for i in range(model.depth)]
-    return _Parts(
-        stem=("embedding/kernel", out["stem"]),
-        inputs=[out["with_posemb"], *(out["encoder"][f"block{i:02d}"]["+mlp"] for i in range(model.depth - 1))],
-        first=[f"Transformer/{name}/LayerNorm_0/scale" for name in names],
-        apply=lambda x, block_params: block.apply({"params": block_params}, x)[0],
-        params=[params["Transformer"][name] for name in names],
-    )
-
-
-def _of_state_space(model: Any, params: Any, tokens: jax.Array) -> _Parts:
-    _, out = model.apply({"params": params}, tokens)
-    layer, count = ssm.Layer(model.spec, model.mixer_class), model.spec.n_layers
-    return _Parts(
-        stem=("embedding/embedding", out["embedding"]),
-        inputs=[out["embedding"], *(out[f"layer{i:02d}"]["out"] for i in range(count - 1))],
-        first=[f"layers_{i}/norm/scale" for i in range(count)],
-        apply=lambda x, layer_params: layer.apply({"params": layer_params}, x)[0],
-        params=[params[f"layers_{i}"] for i in range(count)],
-    )
-
-
-def _logits_from_stem(model: Any, params: Any, inputs: jax.Array, stem: jax.Array) -> jax.Array:
-    """The logits if the first layer, 'embedding', had given `stem`."""
+def _logits_from_stem(model: Any, params: Any, inputs: jax.Array, path: str, stem: jax.Array) -> jax.Array:
+    """The logits if the module that owns the leaf `path` had given `stem`."""
+    owner = tuple(path.split("/")[:-1])
 
     def intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        given = context.module.name == "embedding" and context.method_name == "__call__"
+        given = context.module.path == owner and context.method_name == "__call__"
         return stem if given else next_fun(*args, **kwargs)
 
     with nn.intercept_methods(intercept):

@@ -79,14 +79,14 @@ class Effect:
 
 def config_of(base: Mapping[str, Any], variant: Variant) -> grid.Config:
     """The config of a variant."""
-    scaling = {name: variant[name] for name in ARCHITECTURE}
+    architecture = {"scaling": {name: variant[name] for name in ARCHITECTURE}}
     if variant["optimizer"] == "adam":
-        return settings.warmed_up(settings.adamw(base, scaling), variant["warmup"])
+        return settings.warmed_up(settings.adamw(base, architecture), variant["warmup"])
     fallback = [[pattern, "adam"] for name, pattern in FALLBACKS.items() if variant[name] == "adam"]
     options = {"momentum": 0.95, "scale_floor": variant["scale_floor"], "fallback": fallback}
     if fallback:
         options["fallback_scale"] = FALLBACK_SCALE
-    config = settings.warmed_up(settings.dualize(base, variant["table"], scaling), variant["warmup"])
+    config = settings.warmed_up(settings.dualize(base, variant["table"], architecture), variant["warmup"])
     if variant["vector_mass"] != 1:
         config = grid.replace(config, {"norms.masses": dict.fromkeys(("Bias", "Scale"), variant["vector_mass"])})
     return grid.replace(config, {"optax": options, "weight_constraint": variant["weight_constraint"]})

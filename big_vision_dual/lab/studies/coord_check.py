@@ -7,6 +7,7 @@ initialization. In a parametrization that transfers, their change neither grows 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,19 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_dual.core import trees
 from big_vision_dual.lab.studies import fit, grid, settings
 from big_vision_dual.lab.studies.lr_transfer import sized
 from big_vision_dual.lab.studies.program import Numbers, Program, stacked
 from big_vision_dual.lab.studies.results import Record, Results
-from big_vision_dual.models import ssm
+from big_vision_dual.models import family
 from big_vision_dual.train import losses
 from big_vision_dual.train.progress import Work
 
 # What can be measured of an activation, and the step from which its slope counts. A head that starts at 0 keeps all
 # else still in the first step.
 STATISTICS = {"change": 3, "rms": 0, "mean_abs": 0}
-_MIXER = ("in_proj", "conv", "delta", "y", "mixer", "out")  # of Mamba, see models/mamba.py
 HIDDEN, LOGITS = 0.2, 0.4  # thresholds on abs(slope)
 
 
@@ -75,37 +74,10 @@ def run(trials: Sequence[grid.Trial], results: Results) -> list[Record]:
     return results.of(trials)
 
 
-def activations(model: Any, params: Any, images: jax.Array) -> dict[str, jax.Array]:
-    """{name: array} of the stem, each block's output and attention logits, the encoder's output and the logits.
-
-    Of Mamba: see `_of_state_space`; `images` are tokens then.
-    """
-    if isinstance(model, ssm.LanguageModel):
-        return _of_state_space(model.apply({"params": params}, images, train=False)[1])
-    (logits, out), sown = model.apply({"params": params}, images, train=False, mutable=["intermediates"])
-    found = {"stem": out["stem"]}
-    for name, block in out["encoder"].items():
-        if name.startswith("block"):
-            found[f"{name} out"] = block["+mlp"]
-    for layer, values in enumerate(_attention_logits(sown["intermediates"])):
-        found[f"block{layer:02d} attention logits"] = values
-    return {**found, "encoded": out["encoded"], "logits": logits}
-
-
-def _of_state_space(out: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Embedding, each mixer's activations and the layers' outputs, the final norm and the logits."""
-    found = {"embedding": out["embedding"]}
-    for layer in (name for name in out if name.startswith("layer")):
-        found |= {f"{layer} {name}": out[layer][name] for name in _MIXER if name in out[layer]}
-    return {**found, "norm_f": out["norm_f"], "logits": out["logits"]}
-
-
-def _attention_logits(sown: Mapping[str, Any]) -> list[jax.Array]:
-    """One array a layer; a scanned encoder has them stacked over axis 0."""
-    leaves = {path: value[0] for path, value in trees.flatten(sown).items()}  # sow keeps a tuple of one value
-    if "Transformer/encoderblock/MultiHeadDotProductAttention_0/attention_logits" in leaves:
-        return list(next(iter(leaves.values())))
-    return list(leaves.values())
+def activations(of_model: family.Family, model: Any, params: Any, inputs: jax.Array) -> dict[str, jax.Array]:
+    """{name: array}, what the family says is to be recorded. inputs: images or tokens."""
+    (_, out), sown = model.apply({"params": params}, inputs, train=False, mutable=["intermediates"])
+    return of_model.activations(out, sown.get("intermediates", {}))
 
 
 def _measure(group: Sequence[grid.Trial]) -> list[dict[str, dict[str, list[float]]]]:
@@ -127,15 +99,17 @@ def _of_trial(measured: Any, index: int) -> dict[str, dict[str, list[float]]]:
 
 
 def _trajectory(program: Program) -> Any:
+    record = functools.partial(activations, family.of(program.config["model_name"]), program.model)
+
     def trajectory(given: Numbers, data: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
         state = program.init(given)
         raw = {name: part[0][: program.source.batch_size] for name, part in data["validation"].items()}
         probe = losses.inputs(program.to_model(raw))
-        first = activations(program.model, state.params, probe)
+        first = record(state.params, probe)
 
         def step(state: Any, _: None) -> tuple[Any, dict[str, dict[str, jax.Array]]]:
             state = program.update(state, given, data).state
-            return state, _statistics(activations(program.model, state.params, probe), first)
+            return state, _statistics(record(state.params, probe), first)
 
         _, later = jax.lax.scan(step, state, length=program.total_steps)
         return jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), _statistics(first, first), later)

@@ -10,9 +10,8 @@ import numpy as np
 
 from big_vision_dual.lab.studies import fit, grid, settings
 from big_vision_dual.lab.studies.results import Record
+from big_vision_dual.models import family
 
-_FIELDS = {"width": "model.width", "depth": "model.depth"}
-_STATE_SPACE_FIELDS = {"width": "model.d_model", "depth": "model.n_layers"}
 _ADAM, _DUALIZE = range(-11, -4), range(-6, 1)  # log2 lr, one octave apart
 
 
@@ -60,9 +59,11 @@ def octaves(setting: str, given: str | None = None) -> range:
 
 
 def sized(base: Mapping[str, Any], axis: str, size: int) -> grid.Config:
-    """The base config at another width or depth."""
-    fields = _STATE_SPACE_FIELDS if settings.is_state_space(base) else _FIELDS
-    return grid.replace(base, {fields[axis]: size})
+    """The base config at another 'width' or 'depth'. Raises `ValueError` for a model without that size."""
+    field = {"width": (of_model := family.of(base["model_name"])).width, "depth": of_model.depth}[axis]
+    if field is None:
+        raise ValueError(f"{base['model_name']} has no {axis}; choose the other axis.")
+    return grid.replace(base, {f"model.{field}": size})
 
 
 def trials(

@@ -22,6 +22,7 @@ from big_vision_dual.core.dualize import groups
 from big_vision_dual.core.tables import TargetNormTable
 from big_vision_dual.lab.studies import amplification, grid
 from big_vision_dual.lab.studies.program import Program
+from big_vision_dual.models import family
 from big_vision_dual.train import losses, optim
 
 FACTOR = 8.0
@@ -54,8 +55,13 @@ def audit(config: Mapping[str, Any], *, factor: float = FACTOR, steps: int = 20)
     config: data as studies take it, see `dataset.load`. A scanned model is audited unrolled.
     """
     config = grid.replace(config, {"total_steps": steps, "schedule": {}})
-    if config["model_name"] == "vit":
-        config = grid.replace(config, {"model.scan": False})
+    of_model = family.of(config["model_name"])
+    config = grid.replace(config, {f"model.{name}": value for name, value in of_model.unrolled.items()})
+    if of_model.blocks is None:
+        raise ValueError(
+            f"an audit needs to know the blocks of {config['model_name']}: give its module FAMILY = Family(blocks=...) "
+            "(docs/your_model.md), or choose a config.model_name that has it."
+        )
     program = Program.of(config)
     if program.table is None or not optim.is_dualized(config):
         raise ValueError(
@@ -65,8 +71,9 @@ def audit(config: Mapping[str, Any], *, factor: float = FACTOR, steps: int = 20)
     data = program.data()
     batch = jax.tree.map(lambda x: x[:_PROBE], program.source.batch(data["train"], 0, config["seed"]))
     table, inputs = program.table, losses.inputs(batch)
+    blocks = of_model.blocks(program.model, params, inputs)
     return [
-        *(_sensitivity(found, factor) for found in amplification.measure(program.model, table, params, inputs)),
+        *(_sensitivity(found, factor) for found in amplification.measure(program.model, blocks, table, params, inputs)),
         *_changes(program, table, params, batch, factor),
         *_growth(program, table, data, factor),
     ]

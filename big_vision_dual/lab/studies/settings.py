@@ -1,8 +1,8 @@
-"""The parametrizations that studies compare, each a function from a base config (ViT, Mamba) to a config. No JAX.
+"""The parametrizations that studies compare, each a function from a base config of any model to a config.
 
 adamw        standard ViT, AdamW
 adamw_dual   dual architecture, AdamW
-mup          muP for AdamW (Yang et al., arXiv 2203.03466, table 8): see `tables.mup`
+mup          muP for AdamW (Yang et al., arXiv 2203.03466, table 8): see `models.mup`
 dualize      dual architecture, dualized with the well-normed table
 dualize_first_attempt, dualize_flat   the same with the first attempt's table, and with equal target norms
 dualize_fixed   the same with blocks of one total mass at all depths, 8, and not 2 x depth
@@ -14,19 +14,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from big_vision_dual.lab.studies.grid import Config, replace
-from big_vision_dual.models.arch_ssm import MIXER_OUT
+from big_vision_dual.models import family
+from big_vision_dual.train.recipes import DUALIZE
 
-DUALIZE = "big_vision_dual.scale_by_dualize"
 MUP_BASE_WIDTH = 64
 WARMUP = 0.09  # 10,000 of the 112,603 steps of Big Vision's ImageNet recipe
 
 
-def adamw(base: Mapping[str, Any], scaling: Any = "standard") -> Config:
-    """AdamW as Big Vision trains ViT-S/16: clipping to 1, b2 .999, a warm-up of 9 %; any architecture."""
-    fields = {
-        "model.scaling": scaling, "optax_name": "scale_by_adam", "optax": {}, "grad_clip_norm": 1.0,
-    }  # fmt: skip
-    return warmed_up(replace(base, fields), WARMUP)
+def adamw(base: Mapping[str, Any], architecture: Mapping[str, Any] | None = None) -> Config:
+    """AdamW as Big Vision trains ViT-S/16: clipping to 1, b2 .999, a warm-up of 9 %.
+
+    architecture: fields of `config.model`; None for the family's standard one.
+    """
+    fields = {"optax_name": "scale_by_adam", "optax": {}, "grad_clip_norm": 1.0}
+    own = family.of(base["model_name"]).standard if architecture is None else architecture
+    return warmed_up(_with_model(replace(base, fields), own), WARMUP)
 
 
 def mup(base: Mapping[str, Any]) -> Config:
@@ -34,29 +36,32 @@ def mup(base: Mapping[str, Any]) -> Config:
 
     Clipping stays: at lr / m it rescales all gradients alike, and Adam ignores that.
     """
-    fields: dict[str, Any] = {"mup": {"base_width": MUP_BASE_WIDTH, "rules": "strict"}}
-    if is_state_space(base):
-        return replace(adamw(base), {**fields, "model.mup_base_width": MUP_BASE_WIDTH})
-    return replace(adamw(base, {"attention_logits": "inverse"}), fields)
+    of_model = family.of(base["model_name"])
+    asked = of_model.mup.model(MUP_BASE_WIDTH) if of_model.mup else {}
+    config = adamw(base, {**of_model.standard, **asked})
+    return replace(config, {"mup": {"base_width": MUP_BASE_WIDTH, "rules": "strict"}})
 
 
-def is_state_space(config: Mapping[str, Any]) -> bool:
-    """Whether the config is of a Mamba language model."""
-    return config["model_name"] in MIXER_OUT
-
-
-def dualize(base: Mapping[str, Any], conventions: str = "well_normed", scaling: Any = "dual", **norms: Any) -> Config:
+def dualize(
+    base: Mapping[str, Any],
+    conventions: str = "well_normed",
+    architecture: Mapping[str, Any] | None = None,
+    **norms: Any,
+) -> Config:
     """Dualized training: neither warm-up nor clipping, since the dual has unit norm whatever the gradient's.
 
-    norms: further fields of `config.norms`.
+    architecture: fields of `config.model`; None for the family's dual one. norms: further fields of `config.norms`.
     """
     fields = {
-        "model.scaling": scaling, "optax_name": DUALIZE, "optax": {"momentum": 0.95}, "grad_clip_norm": None,
+        "optax_name": DUALIZE, "optax": {"momentum": 0.95}, "grad_clip_norm": None,
         "norms": {"conventions": conventions, **norms},
     }  # fmt: skip
-    if is_state_space(base):
-        fields["model.mixer_out"] = MIXER_OUT[base["model_name"]]
-    return warmed_up(replace(base, fields), 0)
+    own = family.of(base["model_name"]).dual if architecture is None else architecture
+    return warmed_up(_with_model(replace(base, fields), own), 0)
+
+
+def _with_model(config: Config, options: Mapping[str, Any]) -> Config:
+    return replace(config, {f"model.{name}": value for name, value in options.items()})
 
 
 def warmed_up(config: Mapping[str, Any], share: float) -> Config:
@@ -67,7 +72,7 @@ def warmed_up(config: Mapping[str, Any], share: float) -> Config:
 
 SETTINGS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "adamw": adamw,
-    "adamw_dual": lambda base: adamw(base, "dual"),
+    "adamw_dual": lambda base: adamw(base, family.of(base["model_name"]).dual),
     "mup": mup,
     "dualize": dualize,
     "dualize_first_attempt": lambda base: dualize(base, "first_attempt"),

@@ -13,6 +13,7 @@ import optax
 from big_vision_dual.core import dualize, tables, trees
 from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.train.optim import arguments
+from big_vision_dual.train.recipes import DUALIZE as DUALIZE
 
 
 def momentum_hp(
@@ -97,7 +98,6 @@ def muon(
     )
 
 
-DUALIZE = "big_vision_dual.scale_by_dualize"
 _OURS: dict[str, Callable[..., optax.GradientTransformation]] = {
     DUALIZE: dualize.scale_by_dualize,
     "big_vision_dual.muon": muon,

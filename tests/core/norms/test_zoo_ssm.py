@@ -42,7 +42,7 @@ def test_slices_of_fused_projections_are_atoms():
     ]
     assert rows[keys[0]].shape == (24, 48)
     kinds = [rows[key].atom for key in keys]
-    assert kinds == ["Linear", "Linear", "Linear", "MaxLinear", "Linear"]  # dt, the fourth: a head's knob
+    assert kinds == ["Linear", "Linear", "Linear", "MaxLinear", "Linear"]  # the fourth is dt, a head's Delta each
 
 
 @pytest.mark.parametrize(("name", "factor"), [("mamba", 1 / 7), ("mamba2", 1 / 9)])

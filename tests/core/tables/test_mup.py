@@ -89,7 +89,7 @@ def test_saved_and_loaded(tmp_path):
     assert len((tmp_path / "mup.json").read_text().splitlines()) == len(made.rows) + 3
 
 
-@pytest.mark.parametrize("rules", mup.RULE_SETS)
+@pytest.mark.parametrize("rules", ["reference", "strict"])
 @pytest.mark.parametrize("name", ["mamba", "mamba2"])
 def test_cached_tables_are_those_of_the_recipes_at_width_512(name, rules):
     recipe: Any = recipes.load(f"{name}_bytes_mup", ["--config.model.d_model=512", f"--config.mup.rules={rules}"])
@@ -109,7 +109,7 @@ def test_config_names_base_width_and_rules():
     [
         ("mamba", MAMBA, {"rules": "loose"}, "mup.rules is 'loose'; possible: 'reference', 'strict'"),
         ("mamba", MAMBA, {"base_width": 32}, "mup.base_width is 32, but the model has mup_base_width 24"),
-        ("vit", VIT, {"rules": "reference"}, "for a transformer use 'strict'"),
+        ("vit", VIT, {"rules": "reference"}, "mup.rules is 'reference'; possible for vit: 'strict'"),
         ("vit", {**VIT, "scaling": "standard"}, {}, "attention_logits='inverse'"),
         ("vit", {**VIT, "rep_size": 16}, {}, "rep_size 16 does not grow with the width"),
     ],
@@ -120,7 +120,7 @@ def test_contradictions_are_named(name, options, given, message):
 
 
 def test_no_rules_for_other_models():
-    with pytest.raises(TableError, match="no muP rules for model_name 'mlp'; possible: mamba, mamba2, vit, gpt"):
+    with pytest.raises(TableError, match="no muP rules for model_name 'mlp'; possible: vit, gpt, mamba, mamba2, or"):
         mup.build({}, model_name="mlp", model={}, base_width=8)
 
 

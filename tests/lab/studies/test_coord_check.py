@@ -7,6 +7,7 @@ import pytest
 from big_vision_dual import models
 from big_vision_dual.lab.studies import coord_check
 from big_vision_dual.lab.studies.results import Results
+from big_vision_dual.models import vit
 from big_vision_dual.train import recipes
 
 
@@ -63,7 +64,7 @@ def test_looped_and_scanned_models_have_the_same_activations():
     for scan in (False, True):
         model = models.get("vit").Model(5, scan=scan, **options)
         params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-        shapes = jax.eval_shape(lambda p, m=model: coord_check.activations(m, p, images), params)
+        shapes = jax.eval_shape(lambda p, m=model: coord_check.activations(vit.FAMILY, m, p, images), params)
         names[scan] = {name: leaf.shape for name, leaf in shapes.items()}
     assert names[True] == names[False]
     assert names[True]["block01 attention logits"] == (3, 2, 2, 2)

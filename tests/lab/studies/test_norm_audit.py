@@ -53,5 +53,5 @@ def test_state_space_models_are_audited_too(name, text):
 
 def test_a_model_that_cannot_be_audited_says_which_can():
     mlp = {**CONFIG, "model_name": "mlp", "model": {"width": 8, "depth": 2}}
-    with pytest.raises(ValueError, match="an audit takes a ViT, Mamba or Mamba-2, not MLP"):
+    with pytest.raises(ValueError, match=r"know the blocks of mlp: give its module FAMILY = Family\(blocks="):
         norm_audit.audit(mlp, steps=2)

@@ -1,19 +1,19 @@
-"""The norm tree, and from it the table, of each model configuration."""
+"""Which norm tree a config has, and which table it trains with."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
+from big_vision_dual import models
 from big_vision_dual.core import rules, tables, trees
 from big_vision_dual.core.norms.atoms import Atoms, named_conventions
 from big_vision_dual.core.norms.module import Module, NormError
 from big_vision_dual.core.tables.schema import Row, TargetNormTable
-
-_NOT_MODELS = {"ssm", "transformer"}
+from big_vision_dual.models import family, init
 
 
 def for_config(config: Mapping[str, Any]) -> Module:
@@ -32,8 +32,12 @@ def for_config(config: Mapping[str, Any]) -> Module:
     missing = [key for key in ("model_name", "input_shape", "num_classes") if config.get(key) is None]
     if missing:
         raise NormError(f"a norm tree needs config.{', config.'.join(missing)}; give them in the config.")
-    tree = _tree(config["model_name"])
-    shape = tuple(config["input_shape"])
+    tree, shape = family.of(config["model_name"]).norm_tree, tuple(config["input_shape"])
+    if tree is None:
+        raise NormError(
+            f"{config['model_name']} has no norm tree; give its module FAMILY = Family(norm_tree=...), see "
+            "docs/your_model.md. `tables.flat(params)` makes a table from the leaves alone."
+        )
     module = tree(config.get("model") or {}, shape, config["num_classes"], atoms, norms.get("blocks_mass"))
     if unused := atoms.unused(module):
         raise NormError(
@@ -64,9 +68,7 @@ def table_for(config: Any, params: Any = None) -> TargetNormTable:
 def build(config: Mapping[str, Any], params: Any = None) -> TargetNormTable:
     """The table of a config's model, as `for_config` describes its tree, or flat where it has none."""
     norms = {"conventions": "well_normed", **(config.get("norms") or {})}
-    if "." in config["model_name"]:
-        if norms.get("blocks_mass", norms.get("masses")) is not None:
-            raise NormError(f"{config['model_name']} has no norm tree, and so no config.norms; leave it out.")
+    if family.of(config["model_name"]).norm_tree is None and not _asks_for_a_tree(norms):
         return tables.flat(_shapes(config) if params is None else params)
     if norms["conventions"] == "flat":
         norms |= {"conventions": "well_normed", "rule": "flat"}
@@ -81,12 +83,14 @@ def build(config: Mapping[str, Any], params: Any = None) -> TargetNormTable:
     return rules.after_dry_run(built)
 
 
+def _asks_for_a_tree(norms: Mapping[str, Any]) -> bool:
+    """Whether `config.norms` says something that only a norm tree can follow."""
+    return norms["conventions"] not in ("well_normed", "flat") or any(
+        value is not None for name, value in norms.items() if name != "conventions"
+    )
+
+
 def _shapes(config: Mapping[str, Any]) -> Any:
-    import jax
-
-    from big_vision_dual import models
-    from big_vision_dual.models import init
-
     return jax.eval_shape(lambda: init.params(config, models.of(config)))
 
 
@@ -100,13 +104,3 @@ def _scaled(table: TargetNormTable, scales: Sequence[Sequence[Any]]) -> TargetNo
         return dataclasses.replace(row, target_norm=new)
 
     return dataclasses.replace(table, rows=tuple(map(scaled, table.rows)))
-
-
-def _tree(model_name: str):
-    known = sorted({module.name for module in pkgutil.iter_modules(__path__)} - _NOT_MODELS)
-    if model_name not in known:
-        raise NormError(
-            f"no norm tree for model_name {model_name!r}; possible: {', '.join(known)}. "
-            "For any other Flax model `tables.flat(params)` makes a table from its leaves alone."
-        )
-    return importlib.import_module(f"{__name__}.{model_name}").module
