@@ -59,8 +59,8 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "momentum": ("trace", dict(decay=0.9)),
     "adam": ("scale_by_adam", {}),
     "muon": ("contrib.muon", dict(learning_rate=1.0, muon_weight_dimension_numbers=muon_matrices)),
-    "dualize": ("big_vision_dual.scale_by_dualize", dict(momentum=0.95, dtype="bfloat16")),
-    "dualize sharded": ("big_vision_dual.scale_by_dualize", dict(momentum=0.95, dtype="bfloat16", shard_axis="data")),
+    "dualize": (recipes.DUALIZE, dict(momentum=0.95, dtype="bfloat16")),
+    "dualize sharded": (recipes.DUALIZE, dict(momentum=0.95, dtype="bfloat16", shard_axis="data")),
 }
 
 

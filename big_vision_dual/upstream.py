@@ -19,11 +19,13 @@ from flax import linen as nn
 from big_vision_dual import models
 from big_vision_dual.core import dualize
 from big_vision_dual.models import weights
+from big_vision_dual.train.recipes import DUALIZE
 
 
 def register() -> None:
     """Makes `optax.big_vision_dual.scale_by_dualize` and the modules big_vision.models.dual_{vit,...} known."""
-    setattr(optax, "big_vision_dual", types.SimpleNamespace(scale_by_dualize=dualize.scale_by_dualize))  # noqa: B010
+    namespace, _, name = DUALIZE.partition(".")
+    setattr(optax, namespace, types.SimpleNamespace(**{name: dualize.scale_by_dualize}))
     for name in models.MODELS:
         module = _model_module(name)
         sys.modules[module.__name__] = module

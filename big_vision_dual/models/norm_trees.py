@@ -69,7 +69,8 @@ def build(config: Mapping[str, Any], params: Any = None) -> TargetNormTable:
     """The table of a config's model, as `for_config` describes its tree, or flat where it has none."""
     norms = {"conventions": "well_normed", **(config.get("norms") or {})}
     if family.of(config["model_name"]).norm_tree is None and not _asks_for_a_tree(norms):
-        return tables.flat(_shapes(config) if params is None else params)
+        flat = tables.flat(_shapes(config) if params is None else params)
+        return rules.after_dry_run(dataclasses.replace(flat, norms={**norms, **flat.norms}))
     if norms["conventions"] == "flat":
         norms |= {"conventions": "well_normed", "rule": "flat"}
     norms["conventions"] = named_conventions(norms["conventions"]).name
@@ -85,9 +86,8 @@ def build(config: Mapping[str, Any], params: Any = None) -> TargetNormTable:
 
 def _asks_for_a_tree(norms: Mapping[str, Any]) -> bool:
     """Whether `config.norms` says something that only a norm tree can follow."""
-    return norms["conventions"] not in ("well_normed", "flat") or any(
-        value is not None for name, value in norms.items() if name != "conventions"
-    )
+    own = norms["conventions"] not in ("well_normed", "flat")
+    return own or bool(norms.get("blocks_mass") or norms.get("masses"))
 
 
 def _shapes(config: Mapping[str, Any]) -> Any:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from big_vision_dual.core import trees
 from big_vision_dual.core.norms import bonds
 from big_vision_dual.core.norms.atoms import Atoms
 from big_vision_dual.core.norms.module import IDENTITY, Module
@@ -320,17 +319,21 @@ def activations(out: Intermediates, sown: Intermediates) -> dict[str, jax.Array]
     for name, block in out["encoder"].items():
         if name.startswith("block"):
             found[f"{name} out"] = block["+mlp"]
-    for layer, values in enumerate(_attention_logits(sown)):
-        found[f"block{layer:02d} attention logits"] = values
+    for name, logits in _attention_logits(sown).items():
+        found[f"{name} attention logits"] = logits
     return {**found, "encoded": out["encoded"], "logits": out["logits"]}
 
 
-def _attention_logits(sown: Intermediates) -> list[jax.Array]:
-    """One array a layer; a scanned encoder has them stacked over axis 0."""
-    leaves = {path: value[0] for path, value in trees.flatten(sown).items()}  # sow keeps a tuple of one value
-    if "Transformer/encoderblock/MultiHeadDotProductAttention_0/attention_logits" in leaves:
-        return list(next(iter(leaves.values())))
-    return list(leaves.values())
+def _attention_logits(sown: Intermediates) -> dict[str, jax.Array]:
+    """{block: its logits}; a scanned encoder has them stacked over axis 0."""
+
+    def of(module: Intermediates) -> jax.Array:
+        return module["MultiHeadDotProductAttention_0"]["attention_logits"][0]  # sow keeps a tuple of one value
+
+    encoder = sown["Transformer"]
+    if "encoderblock" in encoder:
+        return {f"block{i:02d}": logits for i, logits in enumerate(of(encoder["encoderblock"]))}
+    return {f"block{i:02d}": of(encoder[f"encoderblock_{i}"]) for i in range(len(encoder))}
 
 
 def blocks(model: Any, params: Any, inputs: jax.Array, stem: str, *, causal: bool) -> Blocks:

@@ -10,6 +10,8 @@ import math
 import os
 from dataclasses import dataclass
 
+from big_vision_dual.train.throughput import PEAK_FLOPS
+
 GIB = 2**30
 
 
@@ -19,10 +21,13 @@ class TopologyError(ValueError):
 
 @dataclass(frozen=True)
 class Chip:
-    """Published peaks of one chip: bf16 FLOP/s, HBM bytes and bytes/s, one-way bytes/s of one ICI link."""
+    """Published peaks of one chip: HBM bytes and bytes/s, one-way bytes/s of one ICI link.
+
+    device_kind: JAX's name of its devices, of which there are `devices` in a chip.
+    """
 
     kind: str
-    flops: float
+    device_kind: str
     hbm_bytes: int
     hbm_bandwidth: float
     link_bandwidth: float
@@ -32,6 +37,11 @@ class Chip:
     accelerator: str
     runtime: str
     source: str
+
+    @property
+    def flops(self) -> float:
+        """bf16 FLOP/s."""
+        return self.devices * PEAK_FLOPS[self.device_kind]
 
 
 _CLOUD = "https://cloud.google.com/tpu/docs/"
@@ -44,11 +54,11 @@ _UBUNTU = "tpu-ubuntu2204-base"
 CHIPS = {
     chip.kind: chip
     for chip in (
-        Chip("v3", 123e12, 32 * GIB, 900e9, 70e9, 4, 2, 2, "v3", _UBUNTU, f"{_CLOUD}v3; {_TPU_V4_PAPER}"),
-        Chip("v4", 275e12, 32 * GIB, 1200e9, 50e9, 6, 2, 1, "v4", _UBUNTU, f"{_CLOUD}v4; {_TPU_V4_PAPER}"),
-        Chip("v5e", 197e12, 16 * GIB, 819e9, 50e9, 4, 1, 1, "v5litepod", "v2-alpha-tpuv5-lite", f"{_CLOUD}v5e"),
-        Chip("v5p", 459e12, 95 * GIB, 2765e9, 100e9, 6, 2, 1, "v5p", "v2-alpha-tpuv5", f"{_CLOUD}v5p"),
-        Chip("v6e", 918e12, 32 * GIB, 1638e9, 100e9, 4, 1, 1, "v6e", "v2-alpha-tpuv6e", f"{_CLOUD}v6e"),
+        Chip("v3", "TPU v3", 32 * GIB, 900e9, 70e9, 4, 2, 2, "v3", _UBUNTU, f"{_CLOUD}v3; {_TPU_V4_PAPER}"),
+        Chip("v4", "TPU v4", 32 * GIB, 1200e9, 50e9, 6, 2, 1, "v4", _UBUNTU, f"{_CLOUD}v4; {_TPU_V4_PAPER}"),
+        Chip("v5e", "TPU v5 lite", 16 * GIB, 819e9, 50e9, 4, 1, 1, "v5litepod", "v2-alpha-tpuv5-lite", f"{_CLOUD}v5e"),
+        Chip("v5p", "TPU v5p", 95 * GIB, 2765e9, 100e9, 6, 2, 1, "v5p", "v2-alpha-tpuv5", f"{_CLOUD}v5p"),
+        Chip("v6e", "TPU v6 lite", 32 * GIB, 1638e9, 100e9, 4, 1, 1, "v6e", "v2-alpha-tpuv6e", f"{_CLOUD}v6e"),
     )
 }
 

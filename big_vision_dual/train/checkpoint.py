@@ -18,6 +18,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
+from big_vision_dual.core import trees
 from big_vision_dual.train import digests, distributed, workdir
 
 PyTree = Any
@@ -269,7 +270,7 @@ def _first_line(error: BaseException | None) -> str:
 
 
 def _shapes(tree: PyTree) -> dict[str, str]:
-    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in digests.flat(tree).items()}
+    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in trees.flatten(tree).items()}
 
 
 def _check_shapes(saved: dict[str, str], wanted: dict[str, str], what: str) -> None:

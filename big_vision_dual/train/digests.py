@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from big_vision_dual.core import trees
+
 PyTree = Any
 _OF_NOTES = "notes_digest"
 _STATUS = re.compile(r"^([A-Z_]{5,}): ")
@@ -77,24 +79,18 @@ def of_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def flat(tree: PyTree) -> dict[str, Any]:
-    """{'params/head/kernel': leaf} of a tree."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
 def _fetched(sums: dict[str, jax.Array]) -> dict[str, int]:
     return {path: int(value) for path, value in jax.device_get(sums).items()}
 
 
 @jax.jit
 def _hash_sums(tree: PyTree) -> dict[str, jax.Array]:
-    return {path: _hash_sum(_words(leaf)) for path, leaf in flat(tree).items()}
+    return {path: _hash_sum(_words(leaf)) for path, leaf in trees.flatten(tree).items()}
 
 
 @jax.jit
 def _bit_sums(tree: PyTree) -> dict[str, jax.Array]:
-    return {path: jnp.sum(_words(leaf), dtype=jnp.uint32) for path, leaf in flat(tree).items()}
+    return {path: jnp.sum(_words(leaf), dtype=jnp.uint32) for path, leaf in trees.flatten(tree).items()}
 
 
 def _words(leaf: jax.Array) -> jax.Array:

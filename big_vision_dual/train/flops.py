@@ -1,4 +1,4 @@
-"""Model FLOPs of a step, and what a device could do: the two sides of MFU."""
+"""Model FLOPs of a step; what a device could do is in `throughput`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,6 @@ from typing import Any
 
 import jax
 from jax.extend import core
-
-# bf16 FLOP/s of one JAX device (a TensorCore on v2 and v3, a chip on the others), dense.
-# Sources: cloud.google.com/tpu/docs/{v2,v3,v4,v5e,v5p,v6e}; nvidia.com data sheets of A100, H100 SXM, H200 SXM.
-PEAK_FLOPS = {
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
-
-def peak(device: Any) -> float | None:
-    """bf16 FLOP/s of a JAX device, None for kinds without a published number (a CPU)."""
-    return PEAK_FLOPS.get(device.device_kind)
 
 
 def training_flops(forward: Callable, *shapes: Any) -> float:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_dual.train import digests
+from big_vision_dual.core import trees
 
 _AT_MOST = 64  # steps whose flags wait: read at least this often, whether anything is logged or not
 _REMEDY = "a lower config.lr, a config.grad_clip_norm or a longer warm-up"
@@ -23,7 +23,7 @@ class Monitor:
     """Keeps every step's finite flags on the device, and reads them when they are asked for or have become many."""
 
     def __init__(self, params: Any):
-        self._names = list(digests.flat(params))
+        self._names = list(trees.flatten(params))
         self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
 
     def add(self, step: int, outputs: dict[str, Any], last_checkpoint: int | None) -> None:
@@ -67,7 +67,7 @@ def check_state(state: Any, step: int, last_checkpoint: int | None) -> None:
 
 @jax.jit
 def _sound(state: Any) -> dict[str, jax.Array]:
-    leaves = {path: leaf for path, leaf in digests.flat(state).items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    leaves = {path: leaf for path, leaf in trees.flatten(state).items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
     return {path: jnp.all(jnp.isfinite(leaf)) if leaf.ndim else ~jnp.isnan(leaf) for path, leaf in leaves.items()}
 
 

@@ -269,5 +269,5 @@ def _clock(run: setup.Run, core_seconds: float) -> throughput.Clock:
         forward, {"params": run.fns.state.params}, jax.eval_shape(losses.inputs, run.fns.batch)
     )
     return throughput.Clock(
-        run.config.input.batch_size, devices.size, step_flops, flops.peak(devices.flat[0]), core_seconds
+        run.config.input.batch_size, devices.size, step_flops, throughput.peak(devices.flat[0]), core_seconds
     )

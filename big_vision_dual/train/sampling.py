@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import ml_collections
 from etils import epath
 
-from big_vision_dual.models import ssm
 from big_vision_dual.train import checkpoint, run_files, setup, start
 
 
@@ -21,25 +20,26 @@ class _NoData:
     num_examples: int = 2**30
 
 
-def load(path: epath.PathLike) -> tuple[ssm.LanguageModel, Any]:
+def load(path: epath.PathLike) -> tuple[Any, Any]:
     """(model, parameters) of a run's newest checkpoint.
 
-    Raises `CheckpointError` for a folder without config or checkpoint, `ValueError` for a model without `step`.
+    Raises `CheckpointError` for a folder without config or checkpoint, `ValueError` for a model without the methods
+    `init_state` and `step` of `ssm.LanguageModel`.
     """
     folder = epath.Path(path)
     if not all((folder / name).exists() for name in (run_files.CONFIG, run_files.CHECKPOINTS)):
         raise checkpoint.CheckpointError(f"{folder} has no checkpoint of a run; give the --workdir of a training.")
     config = ml_collections.ConfigDict(run_files.config(folder))
     run = setup.prepare(config, source=_NoData())  # pyright: ignore[reportArgumentType]
-    if not isinstance(run.model, ssm.LanguageModel):
+    if not hasattr(run.model, "init_state"):
         raise ValueError(f"{folder} has a {config.model_name}, which is no recurrent language model; possible: a run "
-                         "of mamba or mamba2.")  # fmt: skip
+                         "of mamba, mamba2 or another model with `init_state` and `step`.")  # fmt: skip
     state, _ = start.left_by(run, folder, str(folder))
     return run.model, state.params
 
 
 def generate(
-    model: ssm.LanguageModel, params: Any, prompt: jax.typing.ArrayLike, length: int, temperature: float, seed: int
+    model: Any, params: Any, prompt: jax.typing.ArrayLike, length: int, temperature: float, seed: int
 ) -> jax.Array:
     """`length` tokens after `prompt` (T,), int32; temperature 0 takes the likeliest. Work and memory: O(1) a token."""
 

@@ -12,6 +12,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from big_vision_dual.core import trees
 from big_vision_dual.core.dualize import placement
 
 PyTree = Any
@@ -59,12 +60,11 @@ def infer(tree: PyTree, mesh: AnyMesh, strategy: Sequence[tuple[str, str]] = DEF
     """
     rules = [(re.compile(pattern), _operation(text)) for pattern, text in strategy]
 
-    def of_leaf(path: Any, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+    def of_leaf(name: str, leaf: Any) -> NamedSharding:
         operation = next((op for pattern, op in rules if pattern.fullmatch(name)), _replicate)
         return NamedSharding(mesh, operation(leaf, mesh))
 
-    return jax.tree_util.tree_map_with_path(of_leaf, tree)
+    return trees.map_with_path(of_leaf, tree)
 
 
 def _replicate(leaf: Any, mesh: AnyMesh) -> P:

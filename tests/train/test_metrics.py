@@ -61,7 +61,7 @@ def test_flops_of_a_grouped_convolution():
 
 
 def test_a_cpu_has_no_peak():
-    assert flops.peak(jax.devices()[0]) is None
+    assert throughput.peak(jax.devices()[0]) is None
 
 
 def test_the_clock_leaves_pauses_out(monkeypatch):

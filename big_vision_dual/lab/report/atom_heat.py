@@ -12,8 +12,8 @@ from typing import Any
 from big_vision_dual.core.tables import Row
 from big_vision_dual.lab.report.runs import Run
 from big_vision_dual.lab.report.table_view import cells
+from big_vision_dual.train.recipes import DUALIZE
 
-DUALIZE = "big_vision_dual.scale_by_dualize"
 ALONE = "outside the blocks"
 _NUMBERED = re.compile(r"_\d+$")
 

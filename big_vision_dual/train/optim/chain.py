@@ -42,7 +42,7 @@ def make(
     config.mup = dict(base_width=, rules=): lr_mults, wd_mults and Adam's eps are those of `tables.mup`.
     """
     config = _with_mup(config, params) if config.get("mup") else config
-    names = leaf_names(params)
+    names = trees.names(params)
     if table is None and needs_table(config):
         raise ValueError(
             f"optax_name={config['optax_name']!r} with weight_constraint={config.get('weight_constraint')!r} needs "
@@ -89,13 +89,6 @@ def _with_mup(config: Any, params: PyTree) -> dict[str, Any]:
     table = mup.for_config(config, params)
     optax_options = {"eps": table.adam_eps, **(config.get("optax") or {})}
     return {**config, "optax": optax_options, "lr_mults": mup.lr_mults(table), "wd_mults": mup.wd_mults(table)}
-
-
-def leaf_names(params: PyTree) -> PyTree:
-    """A tree like `params` with each leaf's '/'-joined path in its place."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
-    )
 
 
 def _match(rules: Sequence[tuple[str, Any]], names: PyTree, what: str) -> PyTree:
