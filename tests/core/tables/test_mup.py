@@ -107,7 +107,7 @@ def test_config_names_base_width_and_rules():
 @pytest.mark.parametrize(
     ("name", "options", "given", "message"),
     [
-        ("mamba", MAMBA, {"rules": "loose"}, "mup.rules is 'loose'; possible: 'reference', 'strict'"),
+        ("mamba", MAMBA, {"rules": "loose"}, "mup.rules is 'loose'; possible for mamba: 'reference', 'strict'"),
         ("mamba", MAMBA, {"base_width": 32}, "mup.base_width is 32, but the model has mup_base_width 24"),
         ("vit", VIT, {"rules": "reference"}, "mup.rules is 'reference'; possible for vit: 'strict'"),
         ("vit", {**VIT, "scaling": "standard"}, {}, "attention_logits='inverse'"),
