@@ -116,7 +116,9 @@ def test_its_tree_is_its_table_and_it_trains(stranger):
         "head/kernel",
     ]
     assert [row.target_norm for row in table.rows] == pytest.approx([1 / 4, 2 / 4, 2 / 4, 1 / 4])  # layers: gain 1/2
-    assert set(loop.fit(ml_collections.ConfigDict({**config, "evals": {}}))) >= {"training_loss", "update_norm/Linear"}
+    measured = loop.fit(ml_collections.ConfigDict({**config, "evals": {}}))
+    assert np.isfinite(measured["training_loss"])
+    assert any(name.startswith("update_norm/") for name in measured)
 
 
 def test_a_coordinate_check_and_a_sweep_scale_its_own_fields(stranger, tmp_path):
@@ -125,7 +127,7 @@ def test_a_coordinate_check_and_a_sweep_scale_its_own_fields(stranger, tmp_path)
         trials = coord_check.trials(stranger[0], setting, "width", [8, 16], 0.1, seeds=1, steps=3)
         assert [trial.config["model"]["units"] for trial in trials] == [8, 16]
         slopes = coord_check.slopes(coord_check.run(trials, results), "width")
-        assert [slope.module for slope in slopes] == ["stem", "layer0", "layer1", "logits"]
+        assert {slope.module for slope in slopes} == {"stem", "layer0", "layer1", "logits"}
     trials = lr_transfer.trials(stranger[0], "dualize", "depth", [1, 2], [-4.0, -3.0], seeds=1)
     records, _ = sweep.run(trials, results, quiet=True)
     assert all(record["result"]["finite"] for record in records)
