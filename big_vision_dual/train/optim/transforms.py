@@ -78,13 +78,13 @@ def muon(
         rows = {row.path: row for row in table.rows}
         kinds = trees.first_match([*fallback, (".*", "muon")], list(rows), "fallback")
 
-        def of(path: Any, _: Any) -> Any:
-            row = rows[jax.tree_util.keystr(path, simple=True, separator="/")]
+        def of(path: str, _: Any) -> Any:
+            row = rows[path]
             if row.atom != "Linear" or kinds[row.path] != "muon":
                 return None
             return optax.contrib.MuonDimensionNumbers(row.fan_in, row.fan_out)
 
-        return jax.tree_util.tree_map_with_path(of, params)
+        return trees.map_with_path(of, params)
 
     return optax.contrib.muon(
         learning_rate=-1.0,  # contrib.muon descends; the chain's last link does that here
