@@ -187,8 +187,8 @@ class _Session:
         run, step = self._run, self._step
         self._check_health()
         outputs = jax.device_get({key: outputs[key] for key in ("loss", "measured", "atoms")})
-        self._measure_atoms(outputs["atoms"])
         of_sizes = self._measure_sizes(outputs["atoms"])
+        self._measure_atoms(outputs["atoms"])
         seen = self._seen_until_now()
         values = {
             "training_loss": outputs["loss"],
@@ -208,7 +208,8 @@ class _Session:
         """Norms of single atoms, into a file of their own."""
         table, period = self._run.table, atom_norms.period(self._every.log, self._run.total_steps)
         if norms and table is not None and self._fires(self._step, period):
-            for name, of_atoms in norms.items():
+            predicted = {f"predicted_{atom_norms.SIZE}": self._sizes.predicted} if self._sizes.predicted else {}
+            for name, of_atoms in (norms | predicted).items():
                 self._atom_writer.measure_list(name, atom_norms.listed(of_atoms, table))
             self._atom_writer.write(self._step)
 

@@ -33,6 +33,19 @@ class Watch:
         """What a checkpoint keeps, JSON."""
         return None if self._sizes_E is None else {"step": self._step, "sizes": self._sizes_E.tolist()}
 
+    @property
+    def predicted(self) -> dict[str, Any]:
+        """{row.key: predicted size}, of a stacked row a list over its layers; {} where no formula is known."""
+        if self._course is None or self._sizes_E is None:
+            return {}
+        found: dict[str, Any] = {}
+        for key, layer, size in zip(self._course.keys, self._course.layers, self._sizes_E.tolist(), strict=True):
+            if layer is None:
+                found[key] = size
+            else:
+                found.setdefault(key, []).append(size)
+        return found
+
     def measure(self, step: int, sizes: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
         """({'size/GROUP', 'predicted_size/GROUP': mean over the group}, warnings not yet given).
 

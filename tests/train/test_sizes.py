@@ -54,3 +54,12 @@ def test_without_a_formula_nothing_is_said():
     watch = sizes.Watch(None, TABLE)
     assert watch.measure(1, {ROW.key: np.float32(2)}) == ({}, [])
     assert watch.notes is None
+
+
+def test_predictions_of_single_atoms_by_layer():
+    stacked = Row("blocks/kernel", "Linear", (1,), (2,), (0,), (2, 8, 8), 1.0, 1.0, (1.0, 1.0))
+    table = TargetNormTable("test", {}, (), {}, 1.0, 1.0, (ROW, stacked))
+    watch = sizes.Watch(course.make(CONFIG, table, total_steps=100, batch_size=4), table)
+    assert watch.predicted == {}
+    watch.measure(1, {ROW.key: np.float32(2), stacked.key: np.array([1.0, 3.0], np.float32)})
+    assert watch.predicted == {ROW.key: 2.0, stacked.key: [1.0, 3.0]}

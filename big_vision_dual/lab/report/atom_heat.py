@@ -14,6 +14,7 @@ from big_vision_dual.lab.report.runs import Run
 from big_vision_dual.lab.report.table_view import cells
 from big_vision_dual.train.recipes import DUALIZE
 
+PREDICTED = "predicted_size"
 ALONE = "outside the blocks"
 _NUMBERED = re.compile(r"_\d+$")
 
@@ -93,23 +94,19 @@ def _about_the_median(panels: Sequence[Panel]) -> tuple[tuple[Panel, ...], float
 
 
 def _size(run: Run) -> Heat:
-    """The weight, against its predicted equilibrium where the run logged one, else as it is."""
-    predicted = {
-        name.partition("/")[2]: dict(zip(*run.curve(name), strict=True))
-        for name in run.metrics
-        if name.startswith("predicted_weight_norm/")
-    }
+    """The weight, against the size that its steps and decay predict where the run logged that, else as it is."""
+    predicted = {row["step"]: row[PREDICTED] for row in run.atoms if any(_mean(v) for v in row.get(PREDICTED) or [])}
     if predicted:
-        title, unit = "Size against its predicted equilibrium", "size / predicted size"
-        note = "Norm of each atom, in its own norm, over the size at which step and decay balance. 1 is the prediction."
+        title, unit = "Size against its prediction", "size / predicted size"
+        note = (
+            "Size of each atom (the RMS over its singular values or vectors, in units of its dual) over the size that "
+            "steps in random directions, decay and radius would give it by now; in the end, their equilibrium."
+        )
+        panels = _panels(run, "size", lambda cell, step: cell.norm(predicted[step]) if step in predicted else None)
     else:
         title, unit = "Size", "norm in the atom's own norm"
         note = "Norm of each atom in its own norm. The algebra's bounds hold where it is at most 1."
-
-    def scale(cell: _Cell, step: int) -> Value:
-        return predicted.get(cell.group, {}).get(step) if predicted else 1.0
-
-    panels = _panels(run, "weight_norm", scale)
+        panels = _panels(run, "weight_norm", lambda _cell, _step: 1.0)
     return Heat(title, f"{note} {_extent(panels)}", unit, _steps(run), panels)
 
 
@@ -122,7 +119,6 @@ class _Cell:
     layer: str
     column: str
     target: float
-    group: str
 
     @property
     def kind(self) -> str:
@@ -135,7 +131,7 @@ class _Cell:
         return f"{self.layer} {self.column}".strip() if self.kind == ALONE else self.layer
 
     def norm(self, values: Sequence[Any]) -> Value:
-        found = values[self.row]
+        found = values[self.row] if self.row < len(values) else None
         return _mean(found[self.part] if self.part is not None and isinstance(found, list) else found)
 
 
@@ -155,14 +151,12 @@ def _logs(run: Run, what: str, cell: _Cell, scale: Callable[[_Cell, int], Value]
 
 
 def _cells(rows: Sequence[Row]) -> list[_Cell]:
-    from big_vision_dual.core.dualize.measure import group_name  # JAX: only where a run has norms of atoms
-
     made = []
     for index, row in enumerate(rows):
         of_row = cells(row)
         for part, (layer, column, target) in enumerate(of_row):
             stacked = isinstance(row.target_norm, tuple)
-            made.append(_Cell(index, part if stacked else None, layer, column, target, group_name(row)))
+            made.append(_Cell(index, part if stacked else None, layer, column, target))
     return made
 
 

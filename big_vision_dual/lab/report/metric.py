@@ -13,7 +13,7 @@ SECTIONS = {
 }
 """Sections of a report in their order: {name: title}. The page and the wandb report have the same."""
 
-NORMS = ("weight_norm/", "update_norm/", "gradient_norm/", "predicted_weight_norm/")
+NORMS = ("weight_norm/", "update_norm/", "gradient_norm/", "size/", "predicted_size/")
 _AXES = ("progress", "epoch", "examples_seen")  # what an x axis says, a chart need not
 _SPEED = ("img/sec", "img/sec/core", "step_seconds", "data_wait_seconds", "mfu", "tokens/sec")
 _TITLES = {

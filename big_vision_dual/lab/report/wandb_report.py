@@ -68,7 +68,7 @@ def _sections(names: Sequence[str]) -> dict[str, list[tuple[str, str, bool]]]:
         charts = [(m.title, key, m.log) for m in described if m.section == section for key in sectioned({m.name: 0.0})]
         if section == "norms":
             norms = sectioned({name: 0.0 for name in names if name.startswith(metric.NORMS)})
-            charts += [(key.removeprefix("norms/"), key, True) for key in norms]
+            charts += [(key.removeprefix("norms/"), key, True) for key in norms if key.startswith("norms/")]
         if charts:
             made[title] = charts
     return made

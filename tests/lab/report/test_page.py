@@ -68,17 +68,24 @@ def test_step_and_size_of_every_layer(tmp_path):
     assert {value for panel in size.panels for row in panel.log2_RxT for value in row} == {-2.0}  # norm 1/4
 
 
-def test_sizes_against_a_prediction_that_the_run_logged(tmp_path):
+def test_sizes_against_the_prediction_that_the_run_logged(tmp_path):
     folder = workdirs.workdir(tmp_path / "a")
-    metrics = folder / "big_vision_metrics.txt"
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()[:3]]
-    metrics.write_text("".join(json.dumps({**row, "predicted_weight_norm/Linear/head": 0.125}) + "\n" for row in rows))
+    file = folder / "atom_norms.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        row |= {"size": [0.25] * len(row["weight_norm"]), "predicted_size": [0.125] * len(row["weight_norm"])}
+    rows[-1]["predicted_size"][0] = None  # an atom without a formula
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     size = of(folder).runs[0].heats[1]
-    alone = next(panel for panel in size.panels if panel.title == atom_heat.ALONE)
-    assert size.title == "Size against its predicted equilibrium"
-    assert alone.log2_RxT[alone.rows.index("head W")] == (1.0, 1.0, 1.0)  # twice the prediction
-    groups = table(of(folder), "Atom groups, at the end")
-    assert groups.rows == [["a", "Linear/head", "0.25", "0.125", "0.1", "0.8"]]
+    assert size.title == "Size against its prediction"
+    query = next(panel for panel in size.panels if panel.title == "query/W")
+    assert query.log2_RxT == ((1.0, 1.0, 1.0),) * 2  # twice the prediction
+    assert sum(value is None for panel in size.panels for row in panel.log2_RxT for value in row) == 1
+
+
+def test_atom_groups_at_the_end(tmp_path):
+    groups = table(of(workdirs.workdir(tmp_path / "a")), "Atom groups, at the end")
+    assert groups.rows == [["a", "Linear/head", "0.25", "", "", "0.1", "0.8"]]
 
 
 def test_steps_without_a_target_are_set_against_their_median(tmp_path):

@@ -122,17 +122,14 @@ def groups(runs: Sequence[Run]) -> Table | None:
         rate = _last_rate(run)
         for group in [name.partition("/")[2] for name in run.metrics if name.startswith("update_norm/")]:
             step = _final(run, f"update_norm/{group}")
-            size = _final(run, f"weight_norm/{group}")
-            predicted = _final(run, f"predicted_weight_norm/{group}")
+            of_weight = [_final(run, f"{what}/{group}") for what in ("weight_norm", "size", "predicted_size")]
             over_rate = step / rate if step is not None and rate else None
-            rows.append([run.label, group, *map(_short, (size, predicted, step, over_rate))])
+            rows.append([run.label, group, *map(_short, (*of_weight, step, over_rate))])
             of_rows.append(index)
     if not rows:
         return None
-    head = ["run", "atoms", "size", "predicted size", "step", "step / learning rate"]
-    if all(not row[3] for row in rows):  # no run predicted
-        head, rows = [*head[:3], *head[4:]], [[*row[:3], *row[4:]] for row in rows]
-    note = "Means over the layers, each atom in its own norm, at the last logged step with a learning rate above 0."
+    head = ["run", "atoms", "weight", "its size (RMS)", "predicted size", "step", "step / learning rate"]
+    note = "Means over the layers, each atom in its own norm, at the last logged step."
     return Table("Atom groups, at the end", head, rows, of_rows=of_rows, note=note, folded=True)
 
 
