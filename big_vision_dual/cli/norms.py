@@ -1,8 +1,9 @@
-"""`bvd norms build | show | diff | check | audit | measure`."""
+"""`bvd norms build | show | compare | diff | check | audit | measure`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import pathlib
 from typing import Any
 
@@ -10,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from big_vision_dual.cli import checks
-from big_vision_dual.core import tables
+from big_vision_dual.core import rules, tables
+from big_vision_dual.core.tables import step_size
 from big_vision_dual.lab.studies.settings import SETTINGS
 from big_vision_dual.models import mup, norm_trees
 from big_vision_dual.train import recipes
@@ -18,7 +20,9 @@ from big_vision_dual.train import recipes
 EXAMPLES = (
     "build --config mnist5k_vit_dual --config.norms.blocks_mass=5 --out t.json",
     "show vit_s16_i1k --plot t.png",
-    "diff vit_s16_i1k vit_s16_i1k_seed",
+    "show vit_s16_i1k --lr 0.1 --radius 25",
+    "compare vit_s16_i1k moonlight scion --lr 0.1,0.001,0.00064 --unit rms",
+    "diff vit_s16_i1k vit_s16_i1k_first_attempt",
     "check mnist5k_vit --config mnist5k_vit_dual",
     "audit --config mnist5k_vit_dual",
     "build --config mnist5k_vit_dual --measured --out measured.json",
@@ -40,6 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("table", help="a JSON file, or a name in norm_cache")
     show.add_argument("--leaves", action="store_true", help="one line a leaf, none for several layers")
     show.add_argument("--plot", type=pathlib.Path, help="also draw target norms, log colour, into this PNG or SVG file")
+    _add_step(show)
+    compare = verbs.add_parser("compare", help="steps of tables, rules and runs side by side, in common units")
+    compare.add_argument(
+        "sources", nargs="+", help=f"tables, workdirs of runs, or rules for the first table: {', '.join(rules.RULES)}"
+    )
+    compare.add_argument(
+        "--lr", type=checks.numbers("(0, inf)"), default=[1.0], help="of all, or one each (a run's is its own)"
+    )
+    compare.add_argument(
+        "--unit", choices=("own", "rms", "spectral", "relative"), default="rms", help="to print and draw"
+    )
+    compare.add_argument("--plot", type=pathlib.Path, help="also draw it, into this PNG or SVG file")
+    compare.add_argument("--json", type=pathlib.Path, help="also write every atom in every unit, into this file")
     diff = verbs.add_parser("diff", help="compare two tables, largest ratio of target norms first; 1 if they differ")
     diff.add_argument("a")
     diff.add_argument("b")
@@ -58,6 +75,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measure.add_argument("--config", required=True, help="a recipe with data that fit in memory, of any optimizer")
     measure.add_argument("--factor", type=checks.number("(1, inf)"), default=8.0, help="how far off is too far")
     _add_measuring(measure, "")
+
+
+def _add_step(show: argparse.ArgumentParser) -> None:
+    """Of `show`: what a training with this table would do, instead of its target norms."""
+    show.add_argument(
+        "--lr", type=checks.number("(0, inf)"), help="print steps at this learning rate, and where they settle"
+    )
+    show.add_argument("--wd", type=checks.number("[0, inf)"), help="with --lr: what a step takes off a matrix")
+    show.add_argument("--radius", type=checks.number("(0, inf)"), help="with --lr: instead, the radius of every atom")
+    show.add_argument("--momentum", type=checks.number("[0, 1)"), default=0.95, help="with --lr")
+    show.add_argument("--nesterov", action="store_true", help="with --lr")
 
 
 def _add_measuring(parser: argparse.ArgumentParser, when: str) -> None:
@@ -144,13 +172,46 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     from big_vision_dual.lab.report import table_view
 
     of_mup = mup.is_table(args.table)
-    if of_mup and args.plot:
-        raise tables.TableError(f"{args.table} is a muP table; --plot draws target norms only, leave it out.")
+    if of_mup and (args.plot or args.lr is not None):
+        raise tables.TableError(f"{args.table} is a muP table; --plot and --lr are of target norms, leave them out.")
     table: Any = mup.load(args.table) if of_mup else tables.load(args.table)
+    if args.lr is not None:
+        return _show_steps(args, table, console)
+    if args.wd is not None or args.radius is not None:
+        raise tables.TableError("--wd and --radius say where steps settle: give --lr too.")
     _print_whole(console, _view(table, args.leaves))
     if args.plot:
         table_view.plot(table, args.plot)
         console.print(f"wrote {args.plot}")
+    return 0
+
+
+def _show_steps(args: argparse.Namespace, table: tables.TargetNormTable, console: Console) -> int:
+    from big_vision_dual.lab.report import step_view
+
+    if args.wd is not None and args.radius is not None:
+        raise tables.TableError(f"--wd={args.wd:g} and --radius={args.radius:g}: give one of them.")
+    momentum = step_size.Momentum(args.momentum, args.nesterov)
+    _print_whole(console, step_view.equilibrium(table, args.lr, momentum, args.wd, args.radius, args.leaves))
+    return 0
+
+
+def _compare(args: argparse.Namespace, console: Console) -> int:
+    from big_vision_dual.lab.report import step_view
+
+    if len(args.lr) not in (1, len(args.sources)):
+        raise tables.TableError(
+            f"--lr has {len(args.lr)} numbers for {len(args.sources)} sources; give one, or one each."
+        )
+    lrs = args.lr * len(args.sources) if len(args.lr) == 1 else args.lr
+    first = args.sources[0]
+    base = None if first in rules.RULES or pathlib.Path(first).is_dir() else tables.load(first)
+    columns = [step_view.column(source, lr, base) for source, lr in zip(args.sources, lrs, strict=True)]
+    _print_whole(console, step_view.comparison(columns, args.unit))
+    if args.plot:
+        step_view.plot(columns, args.unit, args.plot)
+    if args.json:
+        args.json.write_text(json.dumps(step_view.as_json(columns), indent=1))
     return 0
 
 
@@ -192,4 +253,12 @@ def _audit(args: argparse.Namespace, console: Console) -> int:
     return 1 if any(finding.flagged for finding in findings) else 0
 
 
-_VERBS = {"build": _build, "show": _show, "diff": _diff, "check": _check, "audit": _audit, "measure": _measure}
+_VERBS = {
+    "build": _build,
+    "show": _show,
+    "compare": _compare,
+    "diff": _diff,
+    "check": _check,
+    "audit": _audit,
+    "measure": _measure,
+}

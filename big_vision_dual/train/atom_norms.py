@@ -13,6 +13,8 @@ from big_vision_dual.core.tables.schema import TargetNormTable
 PyTree = Any
 SIZE = "size"
 """Of weights, see `step_size`."""
+UPDATE_SIZE = "update_size"
+"""Of steps: times `step_size.unit_rms` the RMS of an entry."""
 _MOST_ROWS = 400  # of a whole training: more columns than a heat map can show
 
 
@@ -29,13 +31,13 @@ def measure(
         "update_norm": norms.atom_norms(updates, table),
         "gradient_norm": norms.dual_norms(grads, table),
     }
-    sizes = norms.atom_sizes(params, table)
+    sizes = {SIZE: norms.atom_sizes(params, table), UPDATE_SIZE: norms.atom_sizes(updates, table)}
     means = {
         f"{what}/{group}": mean
         for what, measured in of_atoms.items()
         for group, (_, mean) in norms.summary(measured, table).items()
     }
-    return means, {**of_atoms, SIZE: sizes}
+    return means, of_atoms | sizes
 
 
 def period(log_every: int, total_steps: int) -> int:

@@ -12,8 +12,8 @@ from big_vision_dual.core import files
 
 METRICS = "big_vision_metrics.txt"
 ATOM_NORMS = "atom_norms.jsonl"
-"""Rows {step, weight_norm, update_norm, gradient_norm, size}, each a list in the order of the table's rows; an atom
-with batch axes (scanned layers, heads) has a list in its place."""
+"""Rows {step, weight_norm, update_norm, gradient_norm, size, update_size}, each a list in the order of the table: one
+entry a row, of atoms with batch axes (scanned layers, heads) a list."""
 CONFIG = "config.json"
 VERSIONS = "versions.json"
 TABLE = "norm_table.json"
