@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable
 
 from big_vision_dual.core import extras
 
-STATUS = 2
+STATUS, INTERRUPTED = 2, 130
 TRACEBACK = "BVD_TRACEBACK"
 
 
 def guarded(program: str, command: Callable[[], int]) -> int:
     """Runs `command`; prints errors that explain themselves and returns `STATUS` for them.
 
-    These are this package's own errors, ValueError, FileNotFoundError and the lack of a package that an extra brings.
-    Others, and all of them where the environment variable BVD_TRACEBACK is set, keep their traceback.
+    These are this package's own errors, ValueError, OSError, the lack of a package that an extra brings, and Ctrl-C
+    (`INTERRUPTED`). Others, and all of them where the environment variable BVD_TRACEBACK is set, keep their traceback.
     """
     try:
         return command()
@@ -29,10 +29,13 @@ def guarded(program: str, command: Callable[[], int]) -> int:
         return STATUS
     except Exception as error:
         ours = type(error).__module__.startswith("big_vision_dual")
-        if os.environ.get(TRACEBACK) or not (ours or isinstance(error, ValueError | FileNotFoundError)):
+        if os.environ.get(TRACEBACK) or not (ours or isinstance(error, ValueError | OSError)):
             raise
         print(f"{program}: {error}\n({TRACEBACK}=1 shows where it was raised.)", file=sys.stderr)
         return STATUS
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def did_you_mean(name: str, possible: Iterable[str]) -> str:
