@@ -13,7 +13,7 @@ from big_vision_dual.train import recipes
 
 def get_config(path: str = "") -> ml_collections.ConfigDict:
     """The baseline's recipe with our model, table and optimizer."""
-    return recipes.dualized(
+    return recipes.of_0_1(
         f"mamba2_bytes:{path}",
         lr=0.25,
         momentum=0.9,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -68,37 +68,46 @@ def dualized(
     name: str,
     *,
     lr: float,
-    momentum: float = 0.95,
-    vector_mass: float = 1.0,
-    blocks_mass: float | None = None,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    warmup: float = 0.1,
+    masses: Mapping[str, float] = MASSES,
+    blocks_mass: float | None = BLOCKS_MASS,
     dtype: str = "float32",
     shard_axis: str | None = None,
     mixer_out: float | None = None,
 ) -> ml_collections.ConfigDict:
     """The recipe `name` with the dual architecture, the well-normed table and `scale_by_dualize`.
 
-    lr, momentum: of `scale_by_dualize`. vector_mass: the mass of biases and scales, where a matrix has 1. blocks_mass:
-    of all blocks together, None for what the norm tree gives them. dtype: of the orthogonalization's matrix products.
-    shard_axis: mesh axis over which momentum and orthogonalization are spread. mixer_out: of a state-space model, see
-    `ssm.Spec`. Clipping and warm-up go: the dual has unit norm whatever the gradient's.
+    The defaults are a ViT's, searched and raced as docs/track.md says. lr, momentum, nesterov: of `scale_by_dualize`.
+    warmup: share of all steps. masses: by atom kind and role, see `Atoms.of`. blocks_mass: of all blocks together, None
+    for what the norm tree gives them. dtype: of the orthogonalization's matrix products. shard_axis: mesh axis over
+    which momentum and orthogonalization are spread. mixer_out: of a state-space model, see `ssm.Spec`.
+    Clipping goes: the dual has unit norm whatever the gradient's.
     """
     recipe: Any = load(name)
-    masses = {"Bias": vector_mass, "Scale": vector_mass}
     with recipe.unlocked():
         recipe.model.scaling = "dual"
         if mixer_out is not None:
             recipe.model.mixer_out = mixer_out
         blocks = config_dict.FieldReference(blocks_mass, field_type=float)
-        recipe.norms = {"conventions": "well_normed", "blocks_mass": blocks, "masses": masses}
+        recipe.norms = {"conventions": "well_normed", "blocks_mass": blocks, "masses": dict(masses)}
         recipe.grad_clip_norm = None
         recipe.optax_name = DUALIZE
         axis = config_dict.FieldReference(shard_axis, field_type=str)
         recipe.optax = {
-            "momentum": momentum, "nesterov": False, "polar": "newton_schulz_6", "dtype": dtype, "shard_axis": axis,
+            "momentum": momentum, "nesterov": nesterov, "polar": "newton_schulz_6", "dtype": dtype, "shard_axis": axis,
         }  # fmt: skip
         recipe.lr = lr
-        recipe.schedule = {"warmup_steps": 0, "decay_type": "cosine"}
+        recipe.schedule = {**({"warmup_percent": warmup} if warmup else {"warmup_steps": 0}), "decay_type": "cosine"}
     return recipe
+
+
+def of_0_1(name: str, *, lr: float, vector_mass: float = 1.0, blocks_mass: float | None = None, **options: Any):
+    """`dualized` as it was in version 0.1: matrices of one mass, momentum .95 without Nesterov, no warm-up."""
+    masses = {"Bias": vector_mass, "Scale": vector_mass}
+    former = {"momentum": 0.95, "nesterov": False, "warmup": 0.0, **options}
+    return dualized(name, lr=lr, masses=masses, blocks_mass=blocks_mass, **former)
 
 
 def mup(name: str, *, lr: float, base_width: int) -> ml_collections.ConfigDict:

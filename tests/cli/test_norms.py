@@ -12,13 +12,13 @@ def test_build_writes_what_show_and_check_read(tmp_path, capsys):
     out = tmp_path / "t.json"
     flags = ["--config.norms.blocks_mass=5", "--config.model.variant=mu/16"]
     assert main(["norms", "build", "--config", "vit_s16_i1k_dual", "--out", str(out), *flags]) == 0
-    assert tables.load(out).mass == 2 + 5 + 2 + 2
+    assert tables.load(out).mass == 5 + 5 / 2 + 1 / 4 + 4 / 64  # blocks, head, patch embedding, four vectors
     picture = tmp_path / "t.png"
     assert main(["norms", "show", str(out), "--plot", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     shown = capsys.readouterr().out
     assert "encoderblock_0" in shown
-    assert "mass 11, sensitivity 1" in shown
+    assert "mass 7.81" in shown
     assert main(["norms", "check", str(out), "--config", "vit_s16_i1k_dual", "--config.model.variant=mu/16"]) == 0
     assert main(["norms", "check", str(out), "--config", "vit_s16_i1k_dual"]) == 2
     assert "does not fit these parameters" in capsys.readouterr().err
@@ -42,11 +42,11 @@ def test_show_unfolds_stacked_layers(tmp_path, capsys):
 
 def test_diff_sorts_by_ratio_and_tells_sameness_by_status(capsys):
     assert main(["norms", "diff", "vit_s16_i1k", "vit_s16_i1k"]) == 0
-    assert main(["norms", "diff", "vit_s16_i1k", "vit_s16_i1k_seed", "--most", "3"]) == 1
+    assert main(["norms", "diff", "vit_s16_i1k_0.1", "vit_s16_i1k_seed", "--most", "3"]) == 1
     shown = capsys.readouterr().out
     assert "196 of 198 shared leaves differ" in shown
     assert "/182" in shown.split("encoderblock_0")[1].splitlines()[0]
-    main(["norms", "diff", "vit_s16_i1k_seed", "vit_s16_i1k", "--most", "3"])
+    main(["norms", "diff", "vit_s16_i1k_seed", "vit_s16_i1k_0.1", "--most", "3"])
     assert "x182" in capsys.readouterr().out
 
 

@@ -4,7 +4,8 @@ adamw        standard ViT, AdamW
 adamw_dual   dual architecture, AdamW
 mup          muP for AdamW (Yang et al., arXiv 2203.03466, table 8): see `models.mup`
 dualize      dual architecture, dualized with the well-normed table
-dualize_first_attempt, dualize_flat   the same with the first attempt's table, and with equal target norms
+dualize_recipe   the same as the ViT recipes have it: masses by role, Nesterov momentum .9, a warm-up
+dualize_first_attempt, dualize_flat   `dualize` with the first attempt's table, and with equal target norms
 dualize_fixed   the same with blocks of one total mass at all depths, 8, and not 2 x depth
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 from big_vision_dual.lab.studies.grid import Config, replace
 from big_vision_dual.models import family
+from big_vision_dual.train import recipes
 from big_vision_dual.train.recipes import DUALIZE
 
 MUP_BASE_WIDTH = 64
@@ -70,6 +72,13 @@ def warmed_up(config: Mapping[str, Any], share: float) -> Config:
     return {**config, "schedule": {**kept, **({"warmup_percent": share} if share else {"warmup_steps": 0})}}
 
 
+def recipe(base: Mapping[str, Any]) -> Config:
+    """A ViT as `recipes.dualized` trains it: masses by role, Nesterov momentum .9, a warm-up of a tenth."""
+    fields = {"optax": {"momentum": 0.9, "nesterov": True}}
+    made = dualize(base, masses=recipes.MASSES, blocks_mass=recipes.BLOCKS_MASS)
+    return warmed_up(replace(made, fields), 0.1)
+
+
 SETTINGS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "adamw": adamw,
     "adamw_dual": lambda base: adamw(base, family.of(base["model_name"]).dual),
@@ -78,6 +87,7 @@ SETTINGS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "dualize_first_attempt": lambda base: dualize(base, "first_attempt"),
     "dualize_fixed": lambda base: dualize(base, blocks_mass=8.0),
     "dualize_flat": lambda base: dualize(base, "flat"),
+    "dualize_recipe": recipe,
 }
 
 

@@ -137,7 +137,7 @@ def _marks(outcome: Outcome) -> tuple[str, ...]:
     if outcome.found.diverged:
         marks.append("every trial diverged")
     if outcome.found.open:
-        marks.append(f"best at the edge of what was tried: {', '.join(outcome.found.open)}")
+        marks.append(f"trials ended before both sides were worse: {', '.join(outcome.found.open)}")
     if broken := len(outcome.finals or ()) - len(_finite(outcome)):
         marks.append(f"NaN in {broken} of {len(outcome.finals or ())} final runs")
     return tuple(marks)

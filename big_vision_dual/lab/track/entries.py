@@ -9,13 +9,13 @@ from typing import Any
 
 from big_vision_dual.core import rules as core_rules
 from big_vision_dual.core.errors import did_you_mean
+from big_vision_dual.lab.studies import settings
 from big_vision_dual.lab.studies.grid import Config, replace
 from big_vision_dual.lab.studies.settings import DUALIZE
 from big_vision_dual.lab.track import rules
 from big_vision_dual.lab.track.rules import Track, TrackError
 from big_vision_dual.lab.track.space import Axis, Space, among, octaves
 from big_vision_dual.models import norm_trees
-from big_vision_dual.train import recipes
 
 WARMUP = {"warmup_percent": 0.1, "decay_type": "cosine"}
 
@@ -80,14 +80,11 @@ def light_vectors(base: Config) -> Entry:
 
 
 def recipe(base: Config, constraint: Any = None) -> Entry:
-    """`recipes.dualized`: masses by role, Nesterov momentum .9, a warm-up of a tenth."""
-    fields = {
-        "norms": {"conventions": "well_normed", "masses": recipes.MASSES, "blocks_mass": recipes.BLOCKS_MASS},
-        "optax": {"momentum": 0.9, "nesterov": True}, "schedule": WARMUP,
-    }  # fmt: skip
+    """`recipes.dualized`, and with a weight constraint in place of decay."""
+    made = settings.recipe(replace(base, {"schedule": {"decay_type": "cosine"}}))
     if constraint is not None:
-        fields |= {"weight_constraint": constraint, "wd": 0.0}
-    return dualized(base, -1.4, 0.9, fields)
+        made = replace(made, {"weight_constraint": constraint, "wd": 0.0})
+    return Entry(made, {"lr": octaves(-1.4), "optax.momentum": among(0.9, 0.8, 0.9, 0.95)})
 
 
 def by_rule(base: Config, name: str, log2: float, wd: float = 0.0) -> Entry:

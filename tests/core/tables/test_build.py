@@ -88,6 +88,16 @@ def test_committed_tables_are_what_their_recipes_give():
     for recipe in (*dual, "vit_s16_i1k_first_attempt"):
         committed = tables.load(recipe.removesuffix("_dual"))
         assert tables.digest(committed) == tables.digest(norm_trees.table_for(recipes.load(recipe))), recipe
+    former = norm_trees.table_for(recipes.load("vit_s16_i1k_dual:0.1"))
+    assert tables.digest(tables.load("vit_s16_i1k_0.1")) == tables.digest(former)
+
+
+def test_shares_of_the_recipes_stay_over_width_and_depth():
+    """Target norms of the digits' ViT are those of S/16: so the learning rate has the same meaning there."""
+    small, large = (tables.load(name).by_key() for name in ("mnist5k_vit", "vit_s16_i1k"))
+    assert small.keys() < large.keys()
+    for key, row in small.items():
+        assert row.target_norm == pytest.approx(large[key].target_norm, rel=1e-12), key
 
 
 def test_flat_table_of_any_tree():
