@@ -84,7 +84,7 @@ def test_an_entry_that_diverges_is_named_and_ranks_last(whole):
 
 def test_a_best_trial_at_the_edge_is_named(whole):
     row = next(row for row in board.make(TRACK, whole[1], {}).standings[0].rows if row.entry == "adam")
-    assert row.marks == ("trials ended before both sides were worse: lr",)  # three octaves, each better than the one before
+    assert row.marks == ("trials ended before both sides were worse: lr",)  # three octaves, ever better
 
 
 def test_the_command_writes_the_leaderboard_in_all_forms(whole, capsys):
