@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from big_vision_dual.core import trees
+from big_vision_dual.core.dualize import former
 from big_vision_dual.train import digests, distributed, workdir
 
 PyTree = Any
@@ -197,8 +198,9 @@ class Checkpoints:
     def _read(self, path: epath.Path, state: PyTree) -> tuple[PyTree, dict[str, Any]]:
         what = f"checkpoint {path.name} in {self._folder}"
         notes = self._notes(path)
-        _check_shapes(notes["shapes"], _shapes(state), what)
-        restored = self._reader.restore(path, args=ocp.args.Composite(state=ocp.args.StandardRestore(state)))["state"]
+        like = former.as_saved(state, notes["shapes"])
+        _check_shapes(notes["shapes"], _shapes(like), what)
+        restored = self._reader.restore(path, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
         if "digests" in notes:
             expected, found = notes["digests"], digests.of_tree(restored)
         else:
@@ -206,7 +208,7 @@ class Checkpoints:
         changed = [name for name, value in found.items() if expected[name] != value]
         if changed:
             raise digests.Damaged(f"contents of {changed[0]} changed on disk")
-        return restored, notes
+        return former.joined(restored, state), notes
 
     def _check_back(self, step: int, state: PyTree) -> None:
         """Reads what was just written; raises CheckpointError where that does not give it back."""

@@ -10,6 +10,7 @@ import pytest
 
 from big_vision_dual.core import trees
 from big_vision_dual.core.dualize import geometry, measure
+from big_vision_dual.core.tables import Row, TargetNormTable
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,16 @@ def test_groups_are_layers_over_all_blocks(table):
     largest, mean = measure.summary(norms, table)["Linear/query"]
     both = np.concatenate([np.ravel(norms[f"{owner}/query/kernel"]) for owner in ("attention", "layers")])
     np.testing.assert_allclose([largest, mean], [both.max(), both.mean()], rtol=1e-6)
+
+
+def test_a_convolution_is_measured_tap_by_tap():
+    """Norm: taps times the largest of theirs; dual norm: the sum of theirs over the taps (arXiv 2405.14813)."""
+    row = Row("c", "Conv", (0, 1, 2), (3,), (), (2, 3, 4, 5), 1.0, 1.0, 0.5)
+    table = TargetNormTable("", {}, (), {}, 1.0, 1.0, (row,))
+    w = np.random.default_rng(0).standard_normal(row.shape)
+    singular = np.linalg.svd(w, compute_uv=False)  # (2, 3, 4)
+    tree = {"c": w.astype(np.float32)}
+    np.testing.assert_allclose(measure.atom_norms(tree, table)["c"], 6 * np.sqrt(4 / 5) * singular.max(), rtol=0.01)
+    np.testing.assert_allclose(measure.dual_norms(tree, table)["c"], np.sqrt(5 / 4) / 6 * singular.sum(), rtol=0.01)
+    unit = np.sqrt(6 * 4) * np.sqrt(5 / 4) / 6  # Frobenius norm of a unit dual
+    np.testing.assert_allclose(measure.atom_sizes(tree, table)["c"], np.linalg.norm(w) / unit, rtol=1e-5)
