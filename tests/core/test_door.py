@@ -1,5 +1,8 @@
 """The public door: models that are not ours, as norm trees, checked, dualized and trained."""
 
+import pathlib
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,7 @@ from big_vision_dual.core import tables
 from big_vision_dual.core.tables import io
 
 n = bvd.norms
+ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def digits(count=96, seed=0):
@@ -56,29 +60,47 @@ class ConvNet(nn.Module):
         return nn.Dense(10, name="head")(x.reshape(len(x), -1))
 
 
+def snippet(page, name):
+    """The code behind a marker of a page."""
+    return re.search(rf"<!-- {name} -->\n```python\n(.*?)```", (ROOT / page).read_text(), re.S)[1]
+
+
 def conv_net():
-    """The norm tree of `ConvNet`, as the README shows one."""
-    stem = n.RELU @ (n.conv("stem/kernel", (3, 3), 1, 8) + n.bias("stem/bias", 8))
-    branch = n.conv("block_{layer}_b/kernel", (3, 3), 12, 8) @ n.RELU @ n.conv("block_{layer}_a/kernel", (3, 3), 8, 12)
-    blocks = n.residual(branch, 2) ** 2
-    return n.dense("head", 8 * 8 * 8, 10) @ n.FLATTEN @ blocks.tare(2) @ stem
+    """The norm tree of `ConvNet`, as docs/your_model.md has it."""
+    scope = {}
+    exec(snippet("docs/your_model.md", "resnet"), scope)
+    return scope["tree"]
 
 
-def test_a_small_resnet_as_a_norm_tree_is_checked_and_trained():
+def test_the_small_resnet_of_the_docs_is_checked_and_trained():
     images, labels = digits()
     params = ConvNet().init(jax.random.key(0), images[:1])["params"]
-    table = bvd.build_table(conv_net())
-    bvd.check_table(table, params)
+    scope = {"bvd": bvd, "jax": jax, "tree": conv_net(), "params": params}
+    exec(snippet("docs/your_model.md", "check"), scope)
+    table = scope["table"]
     assert table.sensitivity == pytest.approx(1)
     assert sum(row.mass for row in table.rows if "block" in row.path) == pytest.approx(2)
-    params = jax.jit(lambda key: bvd.initialize(params, table, key))(jax.random.key(1))
-    first, last = train(lambda p: cross_entropy(ConvNet().apply({"params": p}, images), labels), params,
-                        bvd.dualized(table, optax.linear_schedule(2.0, 0.0, 12), weight_decay=1e-4))  # fmt: skip
-    assert last < 0.8 * first  # seen: LAST of 2.3
-    with pytest.raises(tables.TableError, match=r"your model .*2 parameters without a row: head/bias, head/kernel"):
-        bvd.check_table(bvd.build_table(n.MEAN @ (n.residual(
-            n.conv("block_{layer}_b/kernel", (3, 3), 12, 8) @ n.conv("block_{layer}_a/kernel", (3, 3), 8, 12), 2
-        ) ** 2) @ (n.conv("stem/kernel", (3, 3), 1, 8) + n.bias("stem/bias", 8))), params)  # fmt: skip
+
+    def draw():
+        exec(snippet("docs/your_model.md", "initialize"), drawn := dict(scope))
+        return drawn["params"]
+
+    first, last = train(lambda p: cross_entropy(ConvNet().apply({"params": p}, images), labels),
+                        jax.jit(draw)(),
+                        bvd.dualized(table, optax.cosine_decay_schedule(2.0, 12), weight_decay=1e-4))  # fmt: skip
+    assert last < 0.8 * first
+    without_head = {name: leaf for name, leaf in params.items() if name != "head"} | {"tail": params["head"]}
+    with pytest.raises(
+        tables.TableError,
+        match=r"your model .*2 parameters without a row: tail/bias, tail/kernel; 2 rows without a parameter: head",
+    ):
+        bvd.check_table(table, without_head)
+
+
+def test_the_rules_of_the_docs_are_rules():
+    params = {"block_0_a": {"kernel": np.zeros((3, 3, 8, 8))}, "attn": {"qkv": {"kernel": np.zeros((8, 24))}}}
+    exec(snippet("docs/your_model.md", "rules"), scope := {"bvd": bvd, "params": params})
+    assert [row.atom for row in scope["table"].rows] == ["Linear", "Linear", "Linear", "Conv"]
 
 
 class Mlp(nnx.Module):
