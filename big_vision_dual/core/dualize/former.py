@@ -28,7 +28,8 @@ def as_saved(state: Any, saved: Mapping[str, str]) -> Any:
         sharding = getattr(whole, "sharding", None)
         if isinstance(sharding, NamedSharding):
             sharding = NamedSharding(sharding.mesh, PartitionSpec())
-        return DualizeState(tuple(jax.ShapeDtypeStruct(p, whole.dtype, sharding=sharding) for p in parts))
+        shapes: Any = tuple(jax.ShapeDtypeStruct(p, whole.dtype, sharding=sharding) for p in parts)
+        return DualizeState(shapes)
 
     return _map_states(in_parts, state)
 

@@ -195,7 +195,8 @@ def _adam(scale: Any, **options: Any) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        steps, state = adam.update(as_float32(updates), state)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of an integer
+            steps, state = adam.update(as_float32(updates), state)
         factor = jnp.asarray(scale, jnp.float32)
         return jax.tree.map(lambda step, old: (step * factor).astype(old.dtype), steps, updates), state
 

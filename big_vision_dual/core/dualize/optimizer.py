@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,18 @@ def dualized(
     if not (isinstance(weight_decay, (int, float)) and weight_decay == 0):
         stages.append(optax.add_decayed_weights(weight_decay, mask=lambda params: _matrices(table, params)))
     return optax.chain(*stages, optax.scale_by_learning_rate(learning_rate))
+
+
+def _all_options() -> inspect.Signature:
+    """Of `dualized`, with those of `scale_by_dualize` by name: for help(), and for `optax.inject_hyperparams`."""
+    own = inspect.signature(dualized)
+    named = {name: one for name, one in own.parameters.items() if one.kind != one.VAR_KEYWORD}
+    further = inspect.signature(scale_by_dualize).parameters
+    more = [one for name, one in further.items() if one.kind == one.KEYWORD_ONLY and name not in named]
+    return own.replace(parameters=[*named.values(), *more])
+
+
+dualized.__signature__ = _all_options()  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def table_of(source: Any) -> TargetNormTable:

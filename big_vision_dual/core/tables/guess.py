@@ -50,6 +50,7 @@ class _Leaf:
     module: str
     shape: Shape
     siblings: Mapping[str, Shape]
+    inside: bool  # it is one of several layers that look alike, so none of them reads the model's input
 
     @property
     def rank(self) -> int:
@@ -76,8 +77,10 @@ def kinds(paths: Iterable[str], shapes: Mapping[str, Shape], forced: set[str]) -
         modules.setdefault(module, {})[name] = shape[1:] if path in stacked else shape
     guesses: dict[str, Guess] = {}
     open_: dict[str, Doubt] = {}
+    several = sum(_of_one_channel(shape) for shape in shapes.values()) > 1
     for path in paths:
-        found = doubts.get(path) or _one(path, shapes[path], modules[path.rpartition("/")[0]], stacked.get(path))
+        module = modules[path.rpartition("/")[0]]
+        found = doubts.get(path) or _one(path, shapes[path], module, stacked.get(path), several)
         if isinstance(found, Guess):
             guesses[path] = found
         else:
@@ -100,12 +103,13 @@ def _asking(doubts: Mapping[str, Doubt], shapes: Mapping[str, Shape], most: int 
     )
 
 
-def _one(path: str, shape: Shape, module: Mapping[str, Shape], stacked: str | None) -> Guess | Doubt:
+def _one(path: str, shape: Shape, module: Mapping[str, Shape], stacked: str | None, several: bool) -> Guess | Doubt:
     """stacked: why the leaf is a stack over axis 0, which `module`, {name: shape} with siblings, then lacks."""
     if not math.prod(shape):
         return Guess(f"Bias {'o' * len(shape)}", "it is empty")
     parent, _, name = path.rpartition("/")
-    leaf = _Leaf(name, parent.rpartition("/")[2], module[name], {k: v for k, v in module.items() if k != name})
+    siblings = {other: shape for other, shape in module.items() if other != name}
+    leaf = _Leaf(name, parent.rpartition("/")[2], module[name], siblings, several or stacked is not None)
     found = next(result for reading in _READINGS if (result := reading(leaf)) is not None)
     if stacked is None:
         return found
@@ -187,14 +191,20 @@ def _heads(leaf: _Leaf) -> Guess | None:
 
 def _channels_of_one(leaf: _Leaf) -> Guess | Doubt | None:
     """(taps, 1, channels): a depthwise convolution, or one that reads a single channel."""
-    if leaf.name == "weight" or leaf.shape[-2] != 1 or math.prod(leaf.shape[:-2]) == 1:
+    if leaf.name == "weight" or not _of_one_channel(leaf.shape):
         return None
     depthwise, window = f"DepthwiseConv {'i' * (leaf.rank - 1)}o", f"Linear {'i' * (leaf.rank - 1)}o"
     if _DEPTHWISE.fullmatch(leaf.module) or _DEPTHWISE.fullmatch(leaf.name):
         return Guess(depthwise, "a depthwise convolution by name, one input channel by shape")
     if _STEM.fullmatch(leaf.module) or _STEM.fullmatch(leaf.name):
         return Guess(window, "windows of an input with one channel")
+    if leaf.inside:
+        return Guess(depthwise, "one input channel by shape, in several layers")
     return Doubt((depthwise, window), "a depthwise convolution, or windows of an input with one channel")
+
+
+def _of_one_channel(shape: Shape) -> bool:
+    return len(shape) > 2 and shape[-2] == 1 and math.prod(shape[:-2]) > 1
 
 
 def _window(leaf: _Leaf) -> Guess | Doubt | None:

@@ -86,3 +86,39 @@ def test_power_and_tare_refuse_what_has_no_meaning():
         _ = linear("a{layer}") ** 0
     with pytest.raises(norms.NormError, match=r"identity has no mass to tare"):
         norms.IDENTITY.tare(3)
+
+
+def test_tare_relative_multiplies_and_plain_tare_gives_one():
+    tree = linear("a", 1) @ linear("b", 3)
+    assert tree.tare(relative=0.5).mass == 2
+    assert tree.tare().mass == 1
+    assert norms.IDENTITY.tare(relative=2).mass == 0
+    with pytest.raises(norms.NormError, match=r"absolute=1 and relative=2; give one"):
+        tree.tare(1, relative=2)
+
+
+def test_sizes_are_numbers_or_tuples_and_outputs_may_come_first():
+    plain, first = norms.linear("w", 3, (2, 5)), norms.linear("w", (2, 3), 5, out_first=True)
+    assert (plain.shape, plain.fan_in, plain.fan_out) == ((3, 2, 5), (0,), (1, 2))
+    assert (first.shape, first.fan_in, first.fan_out) == ((5, 2, 3), (1, 2), (0,))
+    conv = norms.conv("w", (2, 3), 4, 5)
+    assert (conv.shape, conv.fan_in, conv.fan_out) == ((2, 3, 4, 5), (0, 1, 2), (3,))
+
+
+def test_free_functions_are_those_of_the_usual_atoms():
+    for name in ("linear", "embed", "bias", "scale", "conv", "dense", "layer_norm", "rms_norm", "depthwise_conv"):
+        assert getattr(norms, name) == getattr(ATOMS, name)
+    assert norms.rms_norm("n", 4).sensitivity == 1
+
+
+def test_attention_counts_query_key_and_value_once():
+    parts = [linear(name) for name in "qkv"]
+    assert norms.attention(*parts, factor=1 / 3).sensitivity == pytest.approx(1)
+    sharp = norms.attention(*parts, logits=norms.attention_logits("rsqrt", 16), scale=2)
+    assert sharp.sensitivity == 1 + 2 * 4 * 2
+    assert targets(sharp)["q"] == pytest.approx(1 / 3 / 8)
+
+
+def test_residuals():
+    assert norms.residual(linear("a")).sensitivity == 2
+    assert norms.residual(2.0 * linear("a"), 4).sensitivity == pytest.approx(3 / 4 + 2 / 4)

@@ -42,6 +42,14 @@ GUESSED = {
         {"query/kernel": "Linear ioo", "query/bias": "Bias oo", "out/kernel": "Linear iio", "out/bias": "Bias o"},
     ),
     "a depthwise convolution by name": ({"dw/kernel": (3, 3, 1, 8)}, {"dw/kernel": "DepthwiseConv iiio"}),
+    "depthwise convolutions in several layers": (
+        {"a/conv/kernel": (4, 1, 8), "b/conv/kernel": (4, 1, 8)},
+        {"a/conv/kernel": "DepthwiseConv iio", "b/conv/kernel": "DepthwiseConv iio"},
+    ),
+    "a depthwise convolution in a stack": (
+        {"layers/conv/kernel": (5, 4, 1, 8), "layers/conv/bias": (5, 8)},
+        {"layers/conv/kernel": "DepthwiseConv biio", "layers/conv/bias": "Bias bo"},
+    ),
     "a patch embedding of one channel": ({"patch_embed/kernel": (4, 4, 1, 8)}, {"patch_embed/kernel": "Linear iiio"}),
     "embeddings": (
         {"wte": (50, 8), "pos_embed": (1, 9, 8), "tokens/embedding": (50, 8), "embed/weight": (50, 8)},
