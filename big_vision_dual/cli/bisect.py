@@ -124,8 +124,8 @@ def _growth(args: argparse.Namespace, base: dict, results, console: Console) -> 
     return picture
 
 
-_STUDIES = {"standard": _one_at_a_time, "dual": _one_at_a_time, "factorial": _factorial, "shares": _shares,
-            "growth": _growth}  # fmt: skip
+_STUDIES = {"standard": _one_at_a_time, "dual": _one_at_a_time, "muon": _one_at_a_time, "factorial": _factorial,
+            "shares": _shares, "growth": _growth}  # fmt: skip
 
 
 def _table(title: str, effects: list, reference) -> Table:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from big_vision_dual.core import rules
 from big_vision_dual.lab.studies import fit, grid, settings, sweep
 from big_vision_dual.lab.studies.lr_transfer import losses
 from big_vision_dual.lab.studies.results import Record, Results
+from big_vision_dual.models import norm_trees
 
 Variant = dict[str, Any]  # {switch: value}, every switch given
 
@@ -37,7 +39,9 @@ SWITCHES = {
     "init": Switch("standard", "dual"),
     "warmup": Switch(settings.WARMUP, 0.0),
     "optimizer": Switch("adam", "dualize"),
-    "table": Switch("flat", "well_normed", ("seed",), needs_dualize=True),
+    "table": Switch("flat", "well_normed", ("first_attempt",), needs_dualize=True),
+    "momentum": Switch(0.95, 0.95, (0.9,), needs_dualize=True),
+    "nesterov": Switch(False, False, (True,), needs_dualize=True),
     "vectors": Switch("adam", "dualize", needs_dualize=True),
     "vector_mass": Switch(1.0, 1.0, (0.1,), needs_dualize=True),
     "ends": Switch("adam", "dualize", needs_dualize=True),
@@ -49,16 +53,23 @@ STANDARD: Variant = {
     name: switch.dual if switch.needs_dualize else switch.standard for name, switch in SWITCHES.items()
 }
 DUAL: Variant = {name: switch.dual for name, switch in SWITCHES.items()}
-ENDS = {"standard": STANDARD, "dual": DUAL}
+MUON: Variant = {**DUAL, "table": "moonlight", "nesterov": True}
+"""Moonlight's rule on the dual architecture, Adam for vectors, head and patch embedding at the same learning rate."""
+ENDS = {"standard": STANDARD, "dual": DUAL, "muon": MUON}
 FALLBACKS = {"vectors": r".*/(bias|scale)", "ends": r"(head|embedding)/.*|pos_embedding"}
 FALLBACK_SCALE = 2.0**-6  # Adam's best lr is near 2^-8 where the dualized one is near 2^-2
+_CONVENTIONS = ("well_normed", "first_attempt", "flat")  # tables by `config.norms.conventions`, others by a rule
 LOG2_LRS = {"adam": (-10, -9, -8, -7, -6), "dualize": (-4, -3, -2, -1, 0)}
 _EXTENSIONS = 3  # how often a grid grows by two octaves when the best lr is at its edge
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """A variant at its best learning rate. loss_S: bottom of each seed's own loss curve. accuracy_S: at the best lr."""
+    """A variant at its best learning rate: that of the lowest mean loss among those run. loss_S, accuracy_S: there.
+
+    The vertex of a fitted parabola (`optimum`) says where the best rate lies, not how low the loss is: it can lie .05
+    below what any run reached.
+    """
 
     variant: Variant
     optimum: fit.Optimum
@@ -83,13 +94,30 @@ def config_of(base: Mapping[str, Any], variant: Variant) -> grid.Config:
     if variant["optimizer"] == "adam":
         return settings.warmed_up(settings.adamw(base, architecture), variant["warmup"])
     fallback = [[pattern, "adam"] for name, pattern in FALLBACKS.items() if variant[name] == "adam"]
-    options = {"momentum": 0.95, "scale_floor": variant["scale_floor"], "fallback": fallback}
+    options = {
+        "momentum": variant["momentum"], "nesterov": variant["nesterov"], "scale_floor": variant["scale_floor"],
+        "fallback": fallback,
+    }  # fmt: skip
     if fallback:
         options["fallback_scale"] = FALLBACK_SCALE
+    if variant["table"] in rules.RULES and variant["table"] not in _CONVENTIONS:
+        return _by_rule(base, variant, architecture, options)
     config = settings.warmed_up(settings.dualize(base, variant["table"], architecture), variant["warmup"])
     if variant["vector_mass"] != 1:
         config = grid.replace(config, {"norms.masses": dict.fromkeys(("Bias", "Scale"), variant["vector_mass"])})
     return grid.replace(config, {"optax": options, "weight_constraint": variant["weight_constraint"]})
+
+
+def _by_rule(base: Mapping[str, Any], variant: Variant, architecture: Any, options: Mapping[str, Any]) -> grid.Config:
+    """Another rule's table and what it hands to Adam; decay and momentum are the variant's."""
+    config = settings.warmed_up(
+        settings.dualize(base, architecture=architecture, rule=variant["table"]), variant["warmup"]
+    )
+    rule = rules.get(variant["table"])(norm_trees.table_for(settings.dualize(base, architecture=architecture)))
+    own = {name: value for name, value in rule.options.items() if name in ("adam", "fallback_scale")}
+    fallback = [*options["fallback"], *map(list, rule.options.get("fallback", ()))]
+    fields = {"optax": {**options, **own, "fallback": fallback}, "weight_constraint": variant["weight_constraint"]}
+    return grid.replace(config, fields)
 
 
 def tune(base: Mapping[str, Any], variant: Variant, seeds: int, results: Results, quiet: bool = False) -> Tuned:
@@ -112,8 +140,8 @@ def _tuned(variant: Variant, records: Sequence[Record]) -> Tuned:
     optimum = fit.optimum(log2_lr_L, loss_LxS)
     best = 2.0 ** log2_lr_L[int(np.argmin(loss_LxS.mean(axis=1)))]
     accuracies = [r["result"]["val_accuracy"] for r in records if r["point"]["lr"] == best]
-    bottoms = [fit.parabola(log2_lr_L, loss_L)[1] for loss_L in loss_LxS.T]
-    return Tuned(variant, optimum, np.array(bottoms), np.array(accuracies, float))
+    lowest_S = loss_LxS[int(np.argmin(loss_LxS.mean(axis=1)))]
+    return Tuned(variant, optimum, lowest_S, np.array(accuracies, float))
 
 
 def one_at_a_time(end: str, switches: Sequence[str] = tuple(SWITCHES)) -> list[tuple[str, Any, Variant]]:
@@ -123,7 +151,7 @@ def one_at_a_time(end: str, switches: Sequence[str] = tuple(SWITCHES)) -> list[t
     for name, switch in _chosen(switches).items():
         if end == "standard" and switch.needs_dualize:
             continue
-        values = (switch.dual,) if end == "standard" else (switch.standard, *switch.others)
+        values = (switch.dual,) if end == "standard" else (switch.standard, switch.dual, *switch.others)
         departures += [(name, value, {**start, name: value}) for value in values if value != start[name]]
     return departures
 

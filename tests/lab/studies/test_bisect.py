@@ -1,5 +1,7 @@
 """Tuning looks beyond the edge of its grid, and growth is measured from the start; trainings are made up."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -35,7 +37,8 @@ def test_the_grid_follows_an_optimum_beyond_its_edge(monkeypatch, bottom):
     tuned = bisect.tune(BASE, bisect.DUAL, 3, results=None)  # type: ignore[arg-type]
     assert not tuned.optimum.at_edge
     assert tuned.optimum.log2_lr == pytest.approx(bottom)
-    np.testing.assert_allclose(tuned.loss_S, [1.0, 1.01, 1.02])
+    off = round(bottom) - bottom  # the loss is one that was measured, an octave's grid point away from the vertex
+    np.testing.assert_allclose(tuned.loss_S, np.array([1.0, 1.01, 1.02]) + 0.1 * off**2)
     assert tuned.accuracy_S.shape == (3,)
 
 
@@ -51,10 +54,21 @@ def test_an_effect_is_paired_over_seeds(monkeypatch):
 
 def test_a_study_of_some_switches_departs_through_these_alone_and_unknown_ones_are_refused():
     assert [(name, value) for name, value, _ in bisect.one_at_a_time("dual", ["vectors", "table"])] == [
-        ("vectors", "adam"), ("table", "flat"), ("table", "seed"),
+        ("vectors", "adam"), ("table", "flat"), ("table", "first_attempt"),
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"unknown switches \['gelo'\]; possible: gelu"):
         bisect.one_at_a_time("dual", ["gelo"])
+
+
+def test_the_muon_end_is_moonlights_rule_and_departs_to_our_table():
+    config = bisect.config_of(BASE, bisect.MUON)
+    assert config["norms"]["rule"] == "moonlight"
+    to_adam = [pattern for pattern, kind in config["optax"]["fallback"] if kind == "adam"]
+    assert any(re.fullmatch(pattern, "head/kernel") for pattern in to_adam)
+    assert not any(re.fullmatch(pattern, "Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel") for pattern in to_adam)
+    assert config["optax"]["nesterov"]
+    departures = {(name, value) for name, value, _ in bisect.one_at_a_time("muon")}
+    assert {("table", "well_normed"), ("nesterov", False), ("momentum", 0.9), ("residual", "sum")} <= departures
 
 
 def test_the_share_of_some_atoms_shrinks_and_that_of_others_stays():
