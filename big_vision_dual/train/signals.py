@@ -91,7 +91,7 @@ def _answers():
 def _answer(reading: int, left: threading.Event) -> None:
     heard = 0
     while byte := os.read(reading, 1):
-        if byte[0] not in (signal.SIGINT, signal.SIGTERM) or left.is_set():
+        if byte[0] not in (signal.SIGINT, signal.SIGTERM):
             continue
         if not heard:
             os.write(2, _HEARD)

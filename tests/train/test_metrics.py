@@ -134,7 +134,7 @@ def test_damaged_lines_lose_no_later_rows_and_are_said(tmp_path, caplog):
     assert (tmp_path / "big_vision_metrics.damaged.txt").read_bytes() == lines[1] + b"\n"
 
 
-def test_a_stop_is_asked_for_by_the_first_signal_and_handlers_come_back():
+def test_a_stop_is_asked_for_by_the_first_signal_and_handlers_come_back(capfd):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with signals.StopRequest() as stop:
         assert not stop.at(1)
@@ -144,6 +144,9 @@ def test_a_stop_is_asked_for_by_the_first_signal_and_handlers_come_back():
             os.kill(os.getpid(), signal.SIGINT)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert signals.Stopped(3).code == 75
+    said = capfd.readouterr().err
+    assert "Stopping: the step under way (or the compilation) is finished" in said
+    assert "Ending at once, without saving" in said
 
 
 @pytest.mark.parametrize(
