@@ -115,7 +115,7 @@ class Process:
             finally:
                 os._exit(status)
 
-    def wait(self, timeout: float = 300) -> int:
+    def wait(self, timeout: float = 900) -> int:
         """The exit status; -9 after SIGKILL. One that hangs is killed, and counts as -1."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
