@@ -41,6 +41,7 @@ TARGETS = {  # file or folder of the package: its tests
     "train/optim/schedules.py": "tests/train/optim/test_schedules.py",
     "train/optim": "tests/train/optim",
     "train/step.py": "tests/train/test_step.py",
+    "train/update.py": "tests/train/test_step.py",
     "lab/studies/fit.py": "tests/lab/studies/test_fit.py",
     "lab/studies/grid.py": "tests/lab/studies/test_grid.py",
     "lab/studies/results.py": "tests/lab/studies/test_results.py",

@@ -199,6 +199,7 @@ class _Session:
             "examples_seen": seen.total,
             "progress": step / run.total_steps,
             "epoch": seen.epochs,
+            **getattr(run.source, "counts", {}),
             **self._clock.report(),
         }
         for name, value in values.items():

@@ -157,6 +157,11 @@ class TfdsSource:
         """Of the labels on disk: the most that a part has, None where none says or the op `lookup` maps them."""
         return max((part.num_classes or 0 for part in self.parts), default=0) or None
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """{'bad_records': how many this process has replaced}, where they may be."""
+        return {"bad_records": len(self.faults.seen)} if self.faults.limit else {}
+
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """This host's part of the batches from `start_step` on, as NumPy arrays.
 

@@ -81,6 +81,8 @@ def test_a_bad_image_is_replaced_in_its_place_and_counted_once(truncated_jpeg, t
         image_of = dict(zip(other["label"].tolist(), other["image"], strict=True))
         for label, image in zip(batch["label"].tolist(), batch["image"], strict=True):
             np.testing.assert_array_equal(image, image_of[label])
+    assert source.counts == {"bad_records": 1}
+    assert make(tiny).counts == {}
     assert list(source.faults.seen) == [(str(second_file(truncated_jpeg)), 1)]
     assert "record 1 is replaced (1 of 1): 'decode' failed" in caplog.text
 
