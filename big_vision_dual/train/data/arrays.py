@@ -93,8 +93,10 @@ def _part(split: str) -> tuple[str, range | None]:
     match = re.fullmatch(r"(.+)\[(?:(\d{1,2})%)?:(?:(\d{1,3})%)?\]", split)
     if match is None:
         return split, None
-    name, low, high = match.groups()
-    return name, range(int(low or 0), int(high or 100))
+    name, low, high = match.group(1), int(match.group(2) or 0), int(match.group(3) or 100)
+    if not low < high <= 100:
+        raise DataError(f"split {split!r} holds nothing; possible: {name}[A%:B%] with 0 <= A < B <= 100.")
+    return name, range(low, high)
 
 
 def _read_npz(file: str) -> dict[str, np.ndarray]:

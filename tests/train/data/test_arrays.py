@@ -188,3 +188,18 @@ def test_no_tensorflow_is_imported(npz):
         "sys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_parts_of_a_split_are_disjoint_and_together_the_whole_in_an_order_that_is_always_the_same(npz):
+    whole = arrays.load(npz, "train")
+    parts = [arrays.load(npz, f"train[{part}]") for part in (":50%", "50%:75%", "75%:")]
+    assert [len(part.labels) for part in parts] == [6, 3, 3]
+    labels = np.concatenate([part.labels for part in parts])
+    assert sorted(labels) == sorted(whole.labels)
+    assert list(labels) != sorted(labels), "classes mixed"
+    for part in parts:
+        assert (part.images[:, 0, 0, 0] == 10 * part.labels).all()
+        assert part.num_classes == whole.num_classes
+    assert (arrays.load(npz, "train[:50%]").labels == parts[0].labels).all()
+    with pytest.raises(data.DataError, match=r"'train\[60%:40%\]' holds nothing; possible: train\[A%:B%\]"):
+        arrays.load(npz, "train[60%:40%]")

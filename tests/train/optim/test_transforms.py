@@ -64,3 +64,30 @@ def test_options_of_a_wrong_type_are_named():
     with pytest.raises(ValueError, match=r"config.optax={.*'momentum': None}, for .*scale_by_dualize: unsupported"):
         transforms.make(transforms.DUALIZE, {"table": "mamba_bytes", "momentum": None})
     assert transforms.find("big_vision.sgd") is optax.identity
+
+
+def test_muon_takes_attention_and_patch_kernels_as_matrices_and_the_rest_to_adam():
+    rng = np.random.default_rng(0)
+    shapes = {
+        "attention": {"query": {"kernel": (8, 2, 3), "bias": (2, 3)}, "out": {"kernel": (2, 3, 8)}},
+        "embedding": {"kernel": (2, 2, 3, 8)},
+        "head": {"kernel": (8, 4)},
+    }
+    draw = lambda shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    grads: Any = jax.tree.map(draw, shapes, is_leaf=lambda s: isinstance(s, tuple))
+    tx = transforms.muon(consistent_rms=0.2, fallback=[("head/.*", "adam")], fallback_scale=0.5)
+    updates: Any = tx.update(grads, tx.init(grads), grads)[0]
+    for update, grad, fan_in in (
+        (updates["attention"]["query"]["kernel"], grads["attention"]["query"]["kernel"], 8),
+        (updates["attention"]["out"]["kernel"], grads["attention"]["out"]["kernel"], 6),
+        (updates["embedding"]["kernel"], grads["embedding"]["kernel"], 12),
+    ):
+        matrix = np.asarray(update).reshape(fan_in, -1)
+        singular = np.linalg.svd(matrix, compute_uv=False) / (0.2 * max(matrix.shape) ** 0.5)
+        assert (np.abs(singular - 0.95) < 0.3).all(), "five of Jordan's iterations leave .7 to 1.2"
+        assert np.sum(matrix * grad.reshape(matrix.shape)) > 0, "uphill"
+    for update, grad in ((updates["head"]["kernel"], grads["head"]["kernel"]),
+                         (updates["attention"]["query"]["bias"], grads["attention"]["query"]["bias"])):  # fmt: skip
+        np.testing.assert_array_equal(np.sign(update), np.sign(grad))
+        np.testing.assert_allclose(np.abs(update), np.abs(np.asarray(update)).max(), rtol=1e-4)
+        assert np.abs(update).max() < 1.0, "half of Adam's first step (with Nesterov 1.5 at b1 .9 at most)"
