@@ -2,7 +2,8 @@
 
 Command: python benchmarks/tuning.py demo RESULTS.jsonl
          python benchmarks/tuning.py mamba RESULTS.jsonl --text FILE [--config.key=value ...]      (or mamba2)
-`demo`: AdamW and version 0.1's recipes on the demo's digits (for today's see `bvd track digits`). `mamba`, `mamba2`: the byte recipes; overrides are those of every recipe.
+`demo`: AdamW and version 0.1's recipes on the demo's digits (for today's see `bvd track digits`).
+`mamba`, `mamba2`: the byte recipes; overrides are those of every recipe.
 """
 
 from __future__ import annotations

@@ -21,7 +21,16 @@ TRACK = Track(
     final_seeds=(101, 102, 103, 104),
     references=("adamw", "adamw_dual"),
     entries=(
-        "adamw", "adamw_dual", "nadamw_dual", "sgd_dual", "muon", "muon_dual", "moonlight_dual", "scion_dual",
-        "dualized_0.1", "dualized", "hyperball",
-    ),  # fmt: skip
+        "adamw",
+        "adamw_dual",
+        "nadamw_dual",
+        "sgd_dual",
+        "muon",
+        "muon_dual",
+        "moonlight_dual",
+        "scion_dual",
+        "dualized_0.1",
+        "dualized",
+        "hyperball",
+    ),
 )
