@@ -118,6 +118,10 @@ def _prose(block: list[str]) -> list[str]:
 def _escaped(text: str) -> str:
     """Text in which only `code` is markup."""
     parts = _CODE.split(text)
-    return "".join(
-        f"``{part[1:-1]}``" if index % 2 else re.sub(r"([*|\\_`])", r"\\\1", part) for index, part in enumerate(parts)
-    )
+    prose = [re.sub(r"([*|\\_`])", r"\\\1", part) for part in parts[::2]]
+    code = [f"``{part[1:-1]}``" for part in parts[1::2]]
+    made = prose[0]
+    for literal, after in zip(code, prose[1:], strict=True):
+        before = "\\ " if made[-1:].isalnum() else ""  # a space that is not shown ends or begins a literal at a letter
+        made += before + literal + ("\\ " if after[:1].isalnum() else "") + after
+    return made

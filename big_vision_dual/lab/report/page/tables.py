@@ -9,9 +9,10 @@ from typing import Any
 
 from big_vision_dual.core.tables import TargetNormTable
 from big_vision_dual.lab.report import table_view
-from big_vision_dual.lab.report.atom_heat import DUALIZE, factor
+from big_vision_dual.lab.report.atom_heat import factor
 from big_vision_dual.lab.report.metric import Metric
 from big_vision_dual.lab.report.runs import Run, differing_fields
+from big_vision_dual.train.recipes import DUALIZE
 
 _SHOWN_NORMS = 40
 _PACKAGES = ("big_vision_dual", "python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "libtpu")
