@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from big_vision_dual.core import files
-from big_vision_dual.train import run_files
+from big_vision_dual.train import run_files, schema
 
 ASKED = "resume_changed"
 _FREE = (
@@ -47,13 +47,23 @@ class Change:
 
 
 def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change, ...]:
-    """The fields in which two configs differ, in the order of their names. A field of None is as good as absent."""
+    """The fields in which two configs differ, in the order of their names. A field that is absent has its
+    default, of `fields`, so that a recipe that names more fields than before changes nothing by that.
+    """
     old, new = dict(_flat(before)), dict(_flat(after))
+    for one, other in ((old, new), (new, old)):
+        one |= {name: text for name in other.keys() - one.keys() if (text := _default(name)) is not None}
     return tuple(
         Change(field, old.get(field, _ABSENT), new.get(field, _ABSENT))
         for field in sorted(old.keys() | new.keys())
         if old.get(field) != new.get(field)
     )
+
+
+def _default(name: str) -> str | None:
+    """The default of a field in JSON; None where there is none, or it is None, which is as good as absent."""
+    field = schema.field_of(name)
+    return None if field is None or field.needed or field.default is None else json.dumps(field.default)
 
 
 def plain(config: Any) -> dict[str, Any]:
