@@ -28,7 +28,7 @@ from big_vision_dual.core.tables.schema import Row, TableError, TargetNormTable
 Source = TargetNormTable | Module | Mapping[str, Any]
 ENDS = r"(.*/)?(head|lm_head|embedding|patch_embed)/.*"
 """First and last layers of this package's models, which Muon leaves to Adam."""
-_MATRICES = ("Linear", "MaxLinear")
+_MATRICES = ("Linear", "MaxLinear", "Conv")  # a Conv as one Linear of its window, which is what Muon makes of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _orthogonalized(
         if row.atom not in _MATRICES:
             return row
         linear = dataclasses.replace(row, atom="Linear")
-        return _with(linear, scale(*step_size.fans(row)) / step_size.gain(linear))
+        return _with(linear, scale(*step_size.fans(linear)) / step_size.gain(linear))
 
     momentum = {"momentum": 0.95, "nesterov": True, "momentum_kind": "debiased", "polar": "muon_5"}
     adam = {"adam": {"nesterov": True}} if name == "muon" else {}

@@ -160,3 +160,11 @@ def test_the_door_and_the_rules_that_need_a_tree(vit):
 def test_errors(call, message):
     with pytest.raises(tables.TableError, match=message):
         call()
+
+
+def test_muon_takes_a_convolution_as_one_matrix_of_its_window():
+    by_tap = bvd.norms.conv("c", (2, 3), 4, 5)
+    window = bvd.norms.linear("c", (2, 3, 4), 5)
+    made = [rules.muon(atom, ends=None).table.rows for atom in (by_tap, window)]
+    assert made[0] == made[1]
+    assert not rules.muon(by_tap, ends=None).options["fallback"]

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from big_vision_dual.core import tables
-from big_vision_dual.core.tables import schema
+from big_vision_dual.core.tables import schema, step_size
 from big_vision_dual.core.tables.schema import Row, TargetNormTable
 
 ROW = Row("w", "Linear", (0,), (1,), (), (3, 4), 1.0, 1.0, 0.5)
@@ -91,3 +91,10 @@ def test_many_rows_take_linear_time_and_too_many_are_refused():
     assert time.process_time() - start < 6  # 1.4 s seen; it was 12.6 s when the check for doubles was quadratic
     with pytest.raises(tables.TableError, match=rf"{schema.MAX_ROWS + 1} rows; at most {schema.MAX_ROWS}"):
         table_of(*[ROW] * (schema.MAX_ROWS + 1))
+
+
+def test_step_sizes_of_a_convolution_are_those_of_its_taps():
+    row = dataclasses.replace(ROW, atom="Conv", shape=(2, 3, 4, 5), fan_in=(0, 1, 2), fan_out=(3,))
+    assert step_size.fans(row) == (4, 5)
+    assert step_size.gain(row) == pytest.approx(math.sqrt(5 / 4) / 6, rel=1e-12)
+    assert step_size.unit_rms(row) == pytest.approx(step_size.gain(row) / math.sqrt(5), rel=1e-12)
