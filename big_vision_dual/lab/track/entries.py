@@ -127,7 +127,7 @@ def load(track: Track, names: str, strangers: list[str]) -> dict[str, Entry]:
         made[name] = STANDARD[name]
     for given in strangers:
         file, _, function = given.rpartition(":")
-        make = getattr(rules.module(pathlib.Path(file)), function, None) if file else None
+        make: Any = getattr(rules.module(pathlib.Path(file)), function, None) if file else None
         if not callable(make):
             raise TrackError(f"--entry {given}: possible: FILE.py:FUNCTION, a function of the base config.")
         made[function] = make

@@ -63,15 +63,17 @@ def muon(
     consistent_rms: float | None = 0.2,
     nesterov: bool = True,
     fallback: Sequence[tuple[str, str]] = (),
-    fallback_scale: jax.typing.ArrayLike = 1.0,
+    fallback_scale: Any = 1.0,
     b2: jax.typing.ArrayLike = 0.999,
 ) -> optax.GradientTransformation:
     """`optax.contrib.muon` set up for Flax models, without its learning rate and decay.
 
     All kernels are matrices, those of attention and patches too (axes as in `tables.flat`); the rest goes to Adam(beta,
     b2), as do the leaves that `fallback` gives ('adam'), (regex of the path, 'adam' | 'muon') pairs, the first counts.
-    fallback_scale: Adam's learning rate over Muon's. consistent_rms: see there.
+    fallback_scale: Adam's learning rate over Muon's, may be traced. consistent_rms: see there.
     """
+    if unknown := sorted({kind for _, kind in fallback} - {"adam", "muon"}):
+        raise ValueError(f"fallback kinds {unknown}; possible: adam, muon.")
 
     def numbers(params: Any) -> Any:
         table = tables.flat(params)

@@ -91,3 +91,5 @@ def test_muon_takes_attention_and_patch_kernels_as_matrices_and_the_rest_to_adam
         np.testing.assert_array_equal(np.sign(update), np.sign(grad))
         np.testing.assert_allclose(np.abs(update), np.abs(np.asarray(update)).max(), rtol=1e-4)
         assert np.abs(update).max() < 1.0, "half of Adam's first step (with Nesterov 1.5 at b1 .9 at most)"
+    with pytest.raises(ValueError, match=r"fallback kinds \['adamw'\]; possible: adam, muon"):
+        transforms.muon(fallback=[("head/.*", "adamw")])
