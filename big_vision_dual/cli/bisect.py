@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--config", default="study_vit", help="the base recipe")
     parser.add_argument("--study", choices=tuple(_STUDIES), default="dual",
-                        help="one switch at a time from an end, all combinations, the target norms of some atoms, or "
-                        "growth of weights")  # fmt: skip
+                        help="one switch at a time from an end, all combinations, the target norms of some atoms, "
+                        "growth of weights, or their sizes against the prediction")  # fmt: skip
     parser.add_argument(
         "--switches",
         type=checks.names(SWITCHES, "switch"),
@@ -124,8 +124,25 @@ def _growth(args: argparse.Namespace, base: dict, results, console: Console) -> 
     return picture
 
 
+def _size(args: argparse.Namespace, base: dict, results, console: Console) -> pathlib.Path:
+    from big_vision_dual.lab.report import bisect_plot
+    from big_vision_dual.lab.studies import size
+
+    runs = size.run(base, args.seeds, results)
+    view = Table("table", "constraint", "kernels: measured / predicted", "vectors", "training loss", "accuracy")
+    for (table, constraint), (sizes, records) in runs.items():
+        misses = (f"{m[1]:.2f} ({m[0]:.2f} .. {m[2]:.2f})" for m in map(sizes.miss, _PARAMETERS))
+        loss, accuracy = (f"{sum(r['result'][n] for r in records) / len(records):.3f}" for n in _RESULTS)
+        view.add_row(table, constraint, *misses, loss, accuracy)
+    console.print(view)
+    picture = args.out / "size.png"
+    bisect_plot.sizes({f"{table}, {constraint}": sizes for (table, constraint), (sizes, _) in runs.items()}, picture)
+    return picture
+
+
+_PARAMETERS, _RESULTS = (("kernel",), ("bias", "scale")), ("train_loss", "val_accuracy")
 _STUDIES = {"standard": _one_at_a_time, "dual": _one_at_a_time, "muon": _one_at_a_time, "factorial": _factorial,
-            "shares": _shares, "growth": _growth}  # fmt: skip
+            "shares": _shares, "growth": _growth, "size": _size}  # fmt: skip
 
 
 def _table(title: str, effects: list, reference) -> Table:

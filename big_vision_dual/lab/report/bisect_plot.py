@@ -1,4 +1,4 @@
-"""Effects of switches as bars, and norms of parameters over a training."""
+"""Effects of switches as bars, norms of parameters and sizes of atoms over a training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from big_vision_dual.lab.studies.size import Sizes
+
 Bar = tuple[str, float, float, float]  # label, estimate, low, high
+_SHOWN = ("embedding/kernel", "query/kernel", "Dense_1/kernel", "head/kernel")  # of the pictures of sizes
 
 
 def effects(panels: Mapping[str, Sequence[Bar]], path: str | os.PathLike[str]) -> None:
@@ -36,4 +39,24 @@ def growth(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | os.Pat
         axes.fill_between(steps_T, norms_SxT.min(axis=0), norms_SxT.max(axis=0), color=f"C{index}", alpha=0.2)
     axes.set(xlabel="step", ylabel="l2 norm of the parameters / at start", yscale="log")
     axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def sizes(runs: Mapping[str, Sizes], path: str | os.PathLike[str]) -> None:
+    """{run: sizes}: measured (lines, mean over seeds) and predicted (dashes) sizes of a few kernels, a panel a run."""
+    columns = min(4, len(runs))
+    rows = -(-len(runs) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    for panel, (name, run) in zip(panels, runs.items(), strict=False):
+        for index, entry in enumerate(entry for entry in run.entries if entry[0].endswith(_SHOWN)):
+            place = run.entries.index(entry)
+            label = entry[0].split("/")[-2] + ("" if entry[1] is None else f" {entry[1]}")
+            panel.plot(run.steps_T, run.measured_SxTxE[:, :, place].mean(axis=0), color=f"C{index}", label=label)
+            panel.plot(run.steps_T, run.predicted_TxE[:, place], "--", color=f"C{index}")
+        panel.set_yscale("log")
+        panel.set_title(name, fontsize=9)
+    panels[0].legend(fontsize=7)
+    figure.supxlabel("step")
+    figure.supylabel("size: measured (line), predicted (dashes)")
     figure.savefig(path, dpi=110)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,14 +24,6 @@ CONSTRAINTS: dict[str, dict[str, Any]] = {
     "wd 1e-4": {"wd": 1e-4},
     "hyperball": {"wd": 0.0, "weight_constraint": {"kind": "hyperball"}},
 }
-FURTHER: dict[str, dict[str, Any]] = {
-    "radius 1": {"wd": 0.0, "weight_constraint": {"kind": "radius", "radius": 1.0}},
-    "radius 10, cautious": {"wd": 0.0, "weight_constraint": {"kind": "radius", "radius": 10.0, "cautious": True}},
-    "wd 1e-3": {"wd": 1e-3},
-    "wd 1e-3, cautious": {"wd": 1e-3, "weight_constraint": {"kind": "decay", "cautious": True}},
-    "hyperball, own norm": {"wd": 0.0, "weight_constraint": {"kind": "hyperball", "norm": "own"}},
-}
-"""Compared in loss only."""
 TABLES = {"well_normed": ("dualize", 0.1), "first_attempt": ("dualize_first_attempt", 0.05)}
 """{name: (setting, the learning rate of its recipe)}."""
 TOKENS = 196  # that the first attempt's mean divides by, and the study's shall
@@ -51,23 +44,30 @@ class Sized(Program):
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """One kind of run over seeds. entries_E: (atom key, layer); at steps_T, measured_SxTxE and predicted_TxE."""
+    """One kind of run over seeds. entries: (atom key, layer) of each; at steps_T, measured_SxTxE and predicted_TxE.
+
+    The prediction starts from what is measured at the first point of the curve.
+    """
 
     entries: tuple[tuple[str, int | None], ...]
     steps_T: np.ndarray
     measured_SxTxE: np.ndarray
     predicted_TxE: np.ndarray
 
-    @property
-    def miss_TxE(self) -> np.ndarray:
-        """Measured over predicted, the mean over seeds of logarithms, as a factor."""
-        return np.exp(np.mean(np.log(self.measured_SxTxE), axis=0) - np.log(self.predicted_TxE))
+    def miss(self, kinds: Sequence[str]) -> tuple[float, float, float]:
+        """(least, median, largest) over the atoms of these parameter names of measured / predicted at the last step.
+
+        Of each atom the geometric mean over seeds. kinds: last parts of paths, such as 'kernel'.
+        """
+        chosen = [index for index, (key, _) in enumerate(self.entries) if key.split("/")[-1] in kinds]
+        last_E = np.log(self.measured_SxTxE[:, -1]).mean(axis=0) - np.log(self.predicted_TxE[-1])
+        return tuple(float(np.exp(f(last_E[chosen]))) for f in (np.min, np.median, np.max))  # type: ignore[return-value]
 
 
 def config_of(base: Mapping[str, Any], table: str, constraint: str) -> grid.Config:
     """A run of the study; the first attempt's mean over tokens weighs as over 196."""
     setting, lr = TABLES[table]
-    fields = {"lr": lr, "norms.biases_per_head": False, **{**CONSTRAINTS, **FURTHER}[constraint]}
+    fields = {"lr": lr, "norms.biases_per_head": False, **CONSTRAINTS[constraint]}
     if table == "first_attempt":
         height, width = base["input_shape"][:2]
         patch = base["model"]["patch_size"]
@@ -95,19 +95,14 @@ def run(
 
 def _sizes(records: Sequence[Record]) -> Sizes:
     config = records[0]["config"]
-    table = norm_trees.table_for(config)
-    scaled = sweep.edges(config["total_steps"])
-    predicted = course.make(
-        config, table, total_steps=config["total_steps"], batch_size=config["input"]["batch_size"]
-    )
+    total, batch = config["total_steps"], config["input"]["batch_size"]
+    predicted = course.make(config, norm_trees.table_for(config), total_steps=total, batch_size=batch)
     assert predicted is not None, "the study's runs are dualized"
-    curve = records[0]["result"]["curve"]
     entries = tuple(zip(predicted.keys, predicted.layers, strict=True))
     names = [f"size/{key}/{layer or 0}" for key, layer in entries]
     measured = np.array([[r["result"]["curve"][name] for name in names] for r in records], float).swapaxes(1, 2)
-    assert measured.shape[1] == len(curve["loss"])
-    sizes_E, courses = measured[:, 0].mean(axis=0), []
-    for start, stop in zip(scaled[1:], [*scaled[2:], None], strict=True):
-        courses.append(sizes_E)
-        sizes_E = sizes_E if stop is None else predicted.advance(sizes_E, start, stop)
-    return Sizes(entries, np.asarray(scaled[1:]), measured, np.stack(courses))
+    steps_T = sweep.edges(total)[1:]
+    courses = [measured[:, 0].mean(axis=0)]
+    for start, stop in itertools.pairwise(steps_T.tolist()):
+        courses.append(predicted.advance(courses[-1], start, stop))
+    return Sizes(entries, steps_T, measured, np.stack(courses))
