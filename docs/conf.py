@@ -19,7 +19,6 @@ default_role = "code"
 suppress_warnings = ["toc.not_included"]
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 
 html_theme = "furo"
