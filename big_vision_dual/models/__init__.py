@@ -12,7 +12,7 @@ from flax import linen as nn
 from big_vision_dual.models import arch
 
 MODELS = ("vit", "mlp", "gpt", "mamba", "mamba2", "vision_mamba")
-ModelT = TypeVar("ModelT", bound=nn.Module)
+ModelT = TypeVar("ModelT")
 
 
 def get(name: str) -> types.ModuleType:
@@ -36,12 +36,17 @@ def of(config: Any) -> nn.Module:
 
 
 def build(module_class: type[ModelT], **options: Any) -> ModelT:
-    """`module_class(**options)` with `scaling` resolved to `arch.Scaling`.
+    """`module_class(**options)` with `scaling` resolved to `arch.Scaling`; a dataclass, as Flax modules are.
 
-    Raises `ValueError` naming the options that `module_class` does not have and those that it has.
+    Raises `ValueError` naming the options that `module_class` does not have and those that it has, or those missing.
     """
-    known = [field.name for field in dataclasses.fields(module_class) if field.name not in ("name", "parent")]
+    fields = [field for field in dataclasses.fields(module_class) if field.name not in ("name", "parent")]
+    known = [field.name for field in fields]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(f"unknown options of {module_class.__name__}: {unknown}; possible: {known}.")
+    needed = [field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING]
+    missing = [name for name in needed if name not in options and name != "scaling"]
+    if missing:
+        raise ValueError(f"{module_class.__name__} needs {missing} in config.model; given: {sorted(options)}.")
     return module_class(**{**options, "scaling": arch.scaling(options.get("scaling", "standard"))})

@@ -105,10 +105,3 @@ def of(model_name: str) -> Family:
 
 
 _NO_RECORD = Family()
-
-
-def check_options(options: Options, known: Sequence[str], what: str) -> None:
-    """Raises `ValueError` naming the options that `what` does not have, and those that it has."""
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(f"unknown options of {what}: {unknown}; possible: {list(known)}.")

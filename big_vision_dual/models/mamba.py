@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from big_vision_dual import models
 from big_vision_dual.core.norms import bonds
 from big_vision_dual.core.norms.atoms import Atoms
 from big_vision_dual.core.norms.module import IDENTITY, Module
@@ -107,7 +108,7 @@ def Model(num_classes: int, **options: Any) -> ssm.LanguageModel:
 
     Raises `ValueError` for unknown or missing options.
     """
-    return ssm.LanguageModel(num_classes, ssm.spec(Mamba, options), Mixer)
+    return ssm.LanguageModel(num_classes, models.build(Mamba, **options), Mixer)
 
 
 def norm_tree(
@@ -115,7 +116,7 @@ def norm_tree(
 ) -> Module:
     """The norm tree of a Mamba language model, see `Family.norm_tree`. It does not depend on the length."""
     del input_shape
-    sizes = ssm.spec(Mamba, model)
+    sizes = models.build(Mamba, **model)
     return ssm.language_model_tree(
         atoms, sizes, mixer_tree(atoms, sizes, "layers_{layer}/mixer"), num_classes, blocks_mass
     )
@@ -135,7 +136,7 @@ def mixer_tree(atoms: Atoms, spec: Mamba, path: str) -> Module:
 
 
 def mup_rows(model: Options, base_width: int, rules: str) -> list[MupRow]:
-    spec = ssm.spec(Mamba, model)
+    spec = models.build(Mamba, **model)
     m = ssm.mup_width_mult(spec, base_width)
     dt_std = spec.rank**-0.5 / (m**0.5 if rules == "reference" else 1.0)
     own = [

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from big_vision_dual import models
 from big_vision_dual.core.norms import bonds
 from big_vision_dual.core.norms.atoms import Atoms
 from big_vision_dual.core.norms.module import IDENTITY, Module
@@ -118,7 +119,7 @@ def Model(num_classes: int, **options: Any) -> ssm.LanguageModel:
 
     Raises `ValueError` for unknown or missing options.
     """
-    return ssm.LanguageModel(num_classes, ssm.spec(Mamba2, options), Mixer)
+    return ssm.LanguageModel(num_classes, models.build(Mamba2, **options), Mixer)
 
 
 def norm_tree(
@@ -126,7 +127,7 @@ def norm_tree(
 ) -> Module:
     """The norm tree of a Mamba-2 language model, see `Family.norm_tree`. It does not depend on the length."""
     del input_shape
-    sizes = ssm.spec(Mamba2, model)
+    sizes = models.build(Mamba2, **model)
     return ssm.language_model_tree(
         atoms, sizes, mixer_tree(atoms, sizes, "layers_{layer}/mixer"), num_classes, blocks_mass
     )
@@ -148,7 +149,7 @@ def mixer_tree(atoms: Atoms, spec: Mamba2, path: str) -> Module:
 
 def mup_rows(model: Options, base_width: int, rules: str) -> list[MupRow]:
     del rules
-    spec = ssm.spec(Mamba2, model)
+    spec = models.build(Mamba2, **model)
     own = [
         MupRow(".*/mixer/dt_bias", "bias", None, wd_mult=0.0),
         MupRow(".*/mixer/A_log", "kept", None, wd_mult=0.0),

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,22 +85,6 @@ class Spec:
     def width_mult(self) -> float:
         """m = D / mup_base_width, 1 without muP."""
         return self.d_model / self.mup_base_width if self.mup_base_width else 1.0
-
-
-SpecT = TypeVar("SpecT", bound=Spec)
-
-
-def spec(cls: type[SpecT], options: Mapping[str, Any]) -> SpecT:
-    """`config.model` -> `Mamba` or `Mamba2`. Raises `ValueError` naming unknown or missing options."""
-    fields = dataclasses.fields(cls)
-    known = [field.name for field in fields]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(f"unknown options of {cls.__name__}: {unknown}; possible: {known}.")
-    missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in options]
-    if missing:
-        raise ValueError(f"{cls.__name__} needs {missing} in config.model; given: {sorted(options)}.")
-    return cls(**{**options, "scaling": arch.scaling(options.get("scaling", "standard"))})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from big_vision_dual import models
 from big_vision_dual.core.norms import bonds
 from big_vision_dual.core.norms.atoms import Atoms
 from big_vision_dual.core.norms.module import Module
@@ -49,7 +50,7 @@ def sizes_of(model: Options) -> Sizes:
     patch = options.pop("patch_size")
     sizes = {"d_model": options.pop("width"), "n_layers": options.pop("depth")}
     pair = (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
-    return Sizes(ssm.spec(mamba.Mamba, {**sizes, **options}), pair, zero)
+    return Sizes(models.build(mamba.Mamba, **{**sizes, **options}), pair, zero)
 
 
 class BidirectionalLayer(nn.Module):
