@@ -124,11 +124,11 @@ def test_its_tree_is_its_table_and_it_trains(stranger):
 def test_a_coordinate_check_and_a_sweep_scale_its_own_fields(stranger, tmp_path):
     results = Results(tmp_path / "r.jsonl")
     for setting in ("mup", "dualize"):
-        trials = coord_check.trials(stranger[0], setting, "width", [8, 16], 0.1, seeds=1, steps=3)
-        assert [trial.config["model"]["units"] for trial in trials] == [8, 16]
+        trials = coord_check.trials(stranger[0], setting, "width", [8, 16], 0.1, seeds=2, steps=3)
+        assert [trial.config["model"]["units"] for trial in trials] == [8, 8, 16, 16]
         slopes = coord_check.slopes(coord_check.run(trials, results), "width")
         assert {slope.module for slope in slopes} == {"stem", "layer0", "layer1", "logits"}
-    trials = lr_transfer.trials(stranger[0], "dualize", "depth", [1, 2], [-4.0, -3.0], seeds=1)
+    trials = lr_transfer.trials(stranger[0], "dualize", "depth", [1, 2], [-5.0, -4.0, -3.0], seeds=2)
     records, _ = sweep.run(trials, results, quiet=True)
     assert all(record["result"]["finite"] for record in records)
     assert [curve.size for curve in lr_transfer.analyse(records, "dualize", "depth").curves] == [1, 2]

@@ -54,7 +54,8 @@ def test_a_trial_and_a_run_of_one_config_have_the_same_losses(setting):
     assert len(set(expected)) == STEPS
     for of_run, of_trial in ((run.params, trial.params), (run.ema_params, trial.ema_params)):
         for path, leaf in trees.flatten(of_run).items():
-            np.testing.assert_allclose(trees.flatten(of_trial)[path], leaf, atol=2e-5, err_msg=path)
+            if not path.endswith("key/bias"):  # softmax does not see it: its gradient is rounding, which Adam enlarges
+                np.testing.assert_allclose(trees.flatten(of_trial)[path], leaf, atol=2e-5, err_msg=path)
 
 
 @pytest.fixture(scope="module")
