@@ -11,9 +11,10 @@ import json
 import os
 import pathlib
 import stat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
 FORMER_NAMES = {"vit_s16_i1k_seed": "vit_s16_i1k_first_attempt"}
@@ -89,6 +90,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """{name: array} of a NumPy archive; nothing in it is executed. Raises FileError where it is none, or damaged."""
+    import numpy as np  # here, because tables need the standard library only
+
     try:
         with path_of(path).open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}

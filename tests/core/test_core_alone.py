@@ -43,7 +43,7 @@ def alone(tmp_path_factory):
     for command in (
         [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder / "wheel", ROOT],
         [sys.executable, "-m", "venv", folder / "venv"],
-        [folder / "venv/bin/pip", "install", "-q", folder / "wheel"],
+        [folder / "venv/bin/pip", "install", "-q", "--no-compile", folder / "wheel"],
     ):
         if command[-1] == folder / "wheel":
             command[-1] = next((folder / "wheel").glob("*.whl"))
