@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,14 +15,14 @@ from big_vision_dual.train import data, feed
 
 
 @pytest.fixture
-def fns():
+def fns() -> Any:
     sharding = NamedSharding(Mesh(np.array(jax.devices()[:1]), ("data",)), P())
     shapes = {"image": (4, 2, 2, 3), "labels": (4, 5)}
     batch = {k: jax.ShapeDtypeStruct(s, np.float32, sharding=sharding) for k, s in shapes.items()}
     return types.SimpleNamespace(batch=batch)
 
 
-def source(**entries):
+def source(**entries) -> Any:
     given = {"image": np.zeros((4, 2, 2, 3), np.float32), **entries}
     return types.SimpleNamespace(batches=lambda _: iter([given] * 9), num_classes=None)
 
@@ -46,7 +47,7 @@ def test_a_row_without_a_label_is_refused_but_under_the_sigmoid(fns):
 
 
 def test_the_data_sets_classes_are_compared_with_the_models(caplog):
-    ten = types.SimpleNamespace(num_classes=10)
+    ten: Any = types.SimpleNamespace(num_classes=10)
     with pytest.raises(data.DataError, match=r"has 10 classes, config.num_classes is 5; set that to 10"):
         data.check_classes(ten, 5)
     data.check_classes(ten, 10)
