@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     audit.add_argument("--factor", type=checks.number("(1, inf)"), default=8.0, help="how far off is too far")
     audit.add_argument("--steps", type=checks.whole(1), default=20, help="training steps for the growth of weights")
+    audit.add_argument("--at", type=checks.whole(0), default=0, help="training steps before changes are measured")
     measure = verbs.add_parser("measure", help="how far one real step of any optimizer moves the output, atom by atom")
     measure.add_argument("--config", required=True, help="a recipe with data that fit in memory, of any optimizer")
     measure.add_argument("--factor", type=checks.number("(1, inf)"), default=8.0, help="how far off is too far")
@@ -247,7 +248,7 @@ def _audit(args: argparse.Namespace, console: Console) -> int:
 
     config = recipes.load(args.config, args.overrides).to_dict()
     config = settings.apply(args.setting, config) if args.setting else config
-    findings = norm_audit.audit(config, factor=args.factor, steps=args.steps)
+    findings = norm_audit.audit(config, factor=args.factor, steps=args.steps, at=args.at)
     for what in norm_audit.KINDS:
         console.print(audit_view.table(what, [finding for finding in findings if finding.what == what], args.factor))
     return 1 if any(finding.flagged for finding in findings) else 0

@@ -27,6 +27,7 @@ from big_vision_dual.train import losses, optim
 
 FACTOR = 8.0
 KINDS = ("change", "sensitivity", "growth")
+TOGETHER = "all atoms together"
 _EPSILON = 1e-2  # learning rate of the finite difference: inside the linear regime, 1e3 above float32 rounding
 _PROBE = 32  # images or windows of text
 
@@ -49,8 +50,11 @@ class Finding:
         return self.measured / self.declared
 
 
-def audit(config: Mapping[str, Any], *, factor: float = FACTOR, steps: int = 20) -> list[Finding]:
-    """All findings of a dualized config: at initialization, and after `steps` steps at its own learning rate.
+def audit(config: Mapping[str, Any], *, factor: float = FACTOR, steps: int = 20, at: int = 0) -> list[Finding]:
+    """All findings of a dualized config: changes and sensitivities after `at` steps, growth after `steps`.
+
+    Training is at the config's own learning rate, constant. The promise holds for weights of unit norm: later changes
+    grow with the weights, unless a constraint holds these (docs/size.md).
 
     config: data as studies take it, see `dataset.load`. A scanned model is audited unrolled.
     """
@@ -67,9 +71,9 @@ def audit(config: Mapping[str, Any], *, factor: float = FACTOR, steps: int = 20)
         raise ValueError(
             f"audit wants a dualized config, not optax_name {config['optax_name']!r}; see configs/*_dual.py."
         )
-    params = jax.jit(program.params)(np.uint32(config["seed"]))
     data = program.data()
-    batch = jax.tree.map(lambda x: x[:_PROBE], program.source.batch(data["train"], 0, config["seed"]))
+    params = _trained(program, data, at)
+    batch = jax.tree.map(lambda x: x[:_PROBE], program.source.batch(data["train"], at, config["seed"]))
     table, inputs = program.table, losses.inputs(batch)
     blocks = of_model.blocks(program.model, params, inputs)
     return [
@@ -77,6 +81,15 @@ def audit(config: Mapping[str, Any], *, factor: float = FACTOR, steps: int = 20)
         *_changes(program, table, params, batch, factor),
         *_growth(program, table, data, factor),
     ]
+
+
+def _trained(program: Program, data: Any, steps: int) -> Any:
+    """Parameters after so many steps."""
+    if steps == 0:
+        return jax.jit(program.params)(np.uint32(program.config["seed"]))
+    given = program.numbers_of(program.config)
+    state, _ = jax.jit(program.advance)(jax.jit(program.init)(given), given, data, jnp.int32(0), jnp.int32(steps))
+    return state.params
 
 
 def _sensitivity(found: amplification.Amplification, factor: float) -> Finding:
@@ -87,7 +100,7 @@ def _sensitivity(found: amplification.Amplification, factor: float) -> Finding:
 def _changes(
     program: Program, table: TargetNormTable, params: Any, batch: Mapping[str, jax.Array], factor: float
 ) -> Iterator[Finding]:
-    """RMS change of the logits per unit learning rate, the largest over examples, for each atom's own step."""
+    """RMS change of the logits per unit learning rate, the largest over examples, for each atom's step, and for all."""
     inputs = losses.inputs(batch)
     tx = dualize.scale_by_dualize(table, momentum=0.0)
 
@@ -102,22 +115,18 @@ def _changes(
             moved = jax.tree.map(lambda p, u: p - _EPSILON * u, params, groups.join(atoms, params, table))
             return jnp.max(amplification.size(program.logits(moved, inputs) - before)) / _EPSILON
 
-        return jax.lax.map(change, jnp.eye(len(table.rows)))
+        each = jnp.eye(len(table.rows))
+        return jax.lax.map(change, jnp.concatenate([each, jnp.ones_like(each[:1])]))
 
-    for row, measured in zip(table.rows, np.asarray(measure(params)), strict=True):
-        share = amplification.number(row.mass) / table.mass
-        yield Finding("change", row.key, share, float(measured), bool(measured > factor * share))
+    shares = {row.key: amplification.number(row.mass) / table.mass for row in table.rows}
+    shares[TOGETHER] = 1.0
+    for (name, share), measured in zip(shares.items(), np.asarray(measure(params)), strict=True):
+        yield Finding("change", name, share, float(measured), bool(measured > factor * share))
 
 
 def _growth(program: Program, table: TargetNormTable, data: Any, factor: float) -> Iterator[Finding]:
     """Norm of each atom after training, against the unit that it starts at or (a bias) may reach. A rate has none."""
-    rows, given = table.by_key(), program.numbers_of(program.config)
-
-    @jax.jit
-    def train(state: Any, given: Any, data: Any) -> dict[str, jax.Array]:
-        state, _ = program.advance(state, given, data, jnp.int32(0), jnp.int32(program.total_steps))
-        return dualize.measure.atom_norms(state.params, table)
-
-    for key, norm in train(jax.jit(program.init)(given), given, data).items():
+    rows, params = table.by_key(), _trained(program, data, program.total_steps)
+    for key, norm in dualize.measure.atom_norms(params, table).items():
         if rows[key].atom != "Rate":
             yield Finding("growth", key, 1.0, float(norm), float(norm) > factor)

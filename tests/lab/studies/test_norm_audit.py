@@ -20,6 +20,23 @@ def test_a_well_normed_table_passes():
     assert [finding for finding in findings if finding.flagged] == []
 
 
+def test_changes_grow_along_training_and_a_hyperball_holds_them(monkeypatch):
+    """Depth 2, width 16: the change of all atoms together is within the bound at the start and beyond it later."""
+    monkeypatch.setattr(norm_audit.amplification, "measure", lambda *_: [])  # not asked here, and slow to compile
+    monkeypatch.setattr(norm_audit, "_growth", lambda *_: [])
+
+    def together(config, at):
+        findings = norm_audit.audit(config, steps=1, at=at)
+        return next(finding.measured for finding in findings if finding.name == norm_audit.TOGETHER)
+
+    fast = {**CONFIG, "lr": 0.5}
+    held = {**fast, "weight_constraint": {"kind": "hyperball", "norm": "own"}}
+    start, free, constrained = together(fast, 0), together(fast, 60), together(held, 60)
+    assert start < 1
+    assert free > 2 * start
+    assert constrained < free
+
+
 def test_an_atom_that_moves_a_hundred_times_too_far_is_found():
     broken = {**CONFIG, "target_norm_scale": [["Transformer/encoderblock_1/MlpBlock_0/Dense_1/kernel", 100.0]]}
     flagged = [finding for finding in norm_audit.audit(broken, steps=3) if finding.flagged]
