@@ -10,7 +10,7 @@ from types import ModuleType
 
 from big_vision_dual import __version__
 from big_vision_dual.core import errors
-from big_vision_dual.train import command
+from big_vision_dual.train import command, quiet
 
 COMMANDS = {
     "bisect": "from the standard ViT with AdamW to the dualized one, switch by switch",
@@ -45,6 +45,7 @@ def _run(argv: list[str]) -> int:
     if name and name not in COMMANDS and not name.startswith("-"):
         parser.error(f"no command {name!r}{errors.did_you_mean(name, COMMANDS)}; possible: {', '.join(COMMANDS)}.")
     args = parser.parse(argv, commands.get(name))
+    quiet.no_tpu()
     return module(name).run(args)
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision_dual.core import files, trees
+from big_vision_dual.models import bv_checkpoint
 
 _ROOTS = ("params/", "opt/target/")  # where Big Vision's checkpoints of different ages keep the parameters
 _POSITIONS = "pos_embedding"
@@ -70,16 +71,33 @@ def save(params: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 def read(spec: str) -> dict[str, np.ndarray]:
-    """'PATH.npz' or 'PATH.npz:SUBMODEL' -> {path: array}; keys are bare, or those below params/ or opt/target/."""
+    """{path: array} of 'PATH.npz' or a folder 'W/checkpoint.bv-STEP', each also with ':SUBMODEL'.
+
+    The keys of an archive are bare, or those below params/ or opt/target/.
+    """
+    of_big_vision = bv_checkpoint.parse(spec)
+    if of_big_vision:
+        return _read_checkpoint(*of_big_vision, spec)
     match = re.fullmatch(r"(.+\.npz)(?::(.+))?", spec)
     if not match:
-        raise WeightsError(f"weights {spec!r} are not an .npz file; give 'PATH.npz' or 'PATH.npz:SUBMODEL'.")
+        raise WeightsError(
+            f"weights {spec!r} are not an .npz file; give 'PATH.npz', 'PATH.npz:SUBMODEL', or a checkpoint of Big "
+            "Vision's trainer, 'W/checkpoint.bv' or 'W/checkpoint.bv-STEP'."
+        )
     leaves = _read_archive(pathlib.Path(match[1]))
     for root in _ROOTS:
         if any(key.startswith(root) for key in leaves):
             leaves = _below(leaves, root)
             break
     return _submodel(leaves, match[2], spec) if match[2] else leaves
+
+
+def _read_checkpoint(path: str, submodel: str | None, spec: str) -> dict[str, np.ndarray]:
+    try:
+        leaves = {key: np.asarray(leaf, np.float32) for key, leaf in bv_checkpoint.read(path).items()}
+    except FileNotFoundError as error:
+        raise WeightsError(str(error)) from error
+    return _submodel(leaves, submodel, spec) if submodel else leaves
 
 
 def _read_archive(file: pathlib.Path) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from big_vision_dual.core import errors
+from big_vision_dual.train import quiet
 
 EXAMPLES = (
     "--config mnist5k_vit_dual --workdir runs/mnist",
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog=program, description=__doc__, epilog=examples(program, EXAMPLES))
     add_arguments(parser)
     args = parser.parse(sys.argv[1:] if arguments is None else arguments)
+    quiet.no_tpu()
     return errors.guarded(parser.prog, lambda: run(args))
 
 
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     """Trains with parsed arguments; 0 when done."""
     import jax
 
-    from big_vision_dual.train import distributed, quiet, recipes, telling
+    from big_vision_dual.train import distributed, recipes, telling
     from big_vision_dual.train.loop import fit
 
     started = time.monotonic()

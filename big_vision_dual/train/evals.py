@@ -35,6 +35,10 @@ class Evals:
         """(metric, value) of every evaluator that is due after `step`."""
         yield from self._measure((each for each in self._scheduled if each.due(step, self._total_steps)), state)
 
+    def run_at_start(self, state: TrainState) -> Iterator[tuple[str, float]]:
+        """(metric, value) of every evaluator that is wanted before the first step."""
+        yield from self._measure((each for each in self._scheduled if each.at_start), state)
+
     def run_all(self, state: TrainState) -> Iterator[tuple[str, float]]:
         """(metric, value) of every evaluator, due or not."""
         yield from self._measure(self._scheduled, state)

@@ -16,6 +16,8 @@ from big_vision_dual.core import rules
 
 UNITS = ("steps", "epochs", "examples", "percent")
 """Of durations: Big Vision's `{name}_{steps,epochs,examples,percent}`, at most one of which is set."""
+SCHEDULING = ("type", "pred", "prefix", "skip_first", "at_start", "cache", *(f"log_{unit}" for unit in UNITS))
+"""Fields of any evaluator, one of your own too."""
 NEEDED: Any = ...
 """The default of a field that must be given."""
 
@@ -178,7 +180,7 @@ _RUN = (
 
 _DATA = (
     Field("num_classes", int, NEEDED, "classes, or of a language model tokens", _COUNT),
-    Field("input_shape", tuple, NEEDED, "pixels (H, W, C), or the length (L,) of a text's windows",
+    Field("input_shape", tuple, None, "pixels (H, W, C), or the length (L,) of a text's windows; the data's without",
           Row(_COUNT, (1, 3))),
     Field("input", dict, NEEDED, "training data; a mixture has its parts' settings in input.PART"),
     Field("input.data", dict, NEEDED, "the data set, or a mixture {part: weight}"),
@@ -251,7 +253,7 @@ _MODEL = (
     Field("model.n_groups", int, 1, "of mamba2: groups of heads that share B and C", Interval("[1, 1e4]")),
     Field("model.mixer_out", float, 1.0, "of state spaces: factor on a mixer's values", Interval("(0, 1]")),
     Field("model.mup_base_width", int, None, "of state spaces: d_model at which muP is the standard", _COUNT),
-    Field("model_init", str, None, "weights to start from: FILE.npz, FILE.npz:SUBMODEL"),
+    Field("model_init", str, None, "weights to start from: FILE.npz or W/checkpoint.bv, each with :SUBMODEL"),
     Field("model_load", dict, {}, "how they are loaded"),
     Field("model_load.dont_load", tuple, (), "regexes of whole paths that keep their initial values"),
     Field("model_load.stored_grid", tuple, None, "(rows, columns) of the file's patches, for learned positions"),
@@ -344,6 +346,9 @@ _EVALS = (
           OneOf(("classification", "fewshot_lsr", "language", "mean"), dotted=True)),
     *_duration("evals.*.log", "period of the evaluation", "an error"),
     Field("evals.*.skip_first", bool, False, "whether it does not run after step 1"),
+    Field("evals.*.at_start", bool, False, "whether it also runs before step 1"),
+    Field("evals.*.cache", str, "none", "what stays in memory: encoded examples, or finished batches",
+          OneOf(("none", "raw", "final"))),
     Field("evals.*.prefix", str, None, "of its metrics; NAME/ without it"),
     Field("evals.*.pred", str, "predict", "what it evaluates", OneOf(("predict", "predict_ema", "loss"))),
     Field("evals.*.data", dict, NEEDED, "its data set, as input.data"),

@@ -139,6 +139,7 @@ class _Session:
         if self._step >= total:
             return
         step_function = self._compiled()
+        self._evaluate_start()
         loss = self._run.config.get("loss", "softmax_xent")
         batches = feed.batches(self._run.source, self._run.fns, self._step, loss=loss)
         in_flight: collections.deque[jax.Array] = collections.deque()
@@ -156,6 +157,18 @@ class _Session:
                 self._progress.say(f"stopped after step {self._step}; saved, the same command continues")
                 raise signals.Stopped(self._step)
         self._check_health()
+
+    def _evaluate_start(self) -> None:
+        """Before step 1, what wants to run there; not again when a run is taken up that got no further."""
+        if self._step or self._writer.last:
+            return
+        with self._clock.paused():
+            for name, value in self._evals.run_at_start(self._state):
+                self._writer.measure(name, value)
+            row = self._writer.write(0)
+            if row:
+                self._sink.log(row)
+                self._progress.row(row)
 
     def _update(self, step_function: Any, batch: Any) -> dict[str, Any]:
         """One step; returns its outputs, on the device."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
+import importlib.util
 import logging
 import os
 import sys
@@ -32,6 +34,17 @@ def libraries() -> Iterator[None]:
     finally:
         absl.removeFilter(_has_no_traceback)
         sys.unraisablehook = hook
+
+
+def no_tpu() -> None:
+    """Keeps JAX from asking a libtpu that only `bvd preflight` needs for TPUs that are not there: it prints errors.
+
+    Has an effect before JAX is imported, where JAX_PLATFORMS is not set, there is no TPU, and no plugin for a GPU.
+    """
+    chips = [*glob.glob("/dev/accel*"), *glob.glob("/dev/vfio/[0-9]*")]
+    installed = [importlib.util.find_spec(name) is not None for name in ("libtpu", "jax_plugins")]
+    if not chips and installed == [True, False]:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def _has_no_traceback(record: logging.LogRecord) -> bool:

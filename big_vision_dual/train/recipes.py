@@ -11,7 +11,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from big_vision_dual.core import files
-from big_vision_dual.train import schema
+from big_vision_dual.train import big_vision, schema
 
 DUALIZE = "big_vision_dual.scale_by_dualize"
 """The name of our optimizer in `config.optax_name`."""
@@ -51,13 +51,17 @@ def load(config: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDic
 
     config: what `find` takes. Raises `RecipeError` for an override of no field, `schema.ConfigError` for wrong values.
     """
-    path, _, arg = find(config).partition(":")
-    spec = importlib.util.spec_from_file_location(f"recipe_{pathlib.Path(path).stem}", path)
+    name, _, arg = find(config).partition(":")
+    path = pathlib.Path(name)
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise RecipeError(f"{path} is no Python file; a config is a Python file with get_config(arg).")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    recipe = module.get_config(*([arg] if arg else []))
+    with big_vision.importable(path):
+        spec.loader.exec_module(module)
+        recipe = module.get_config(*([arg] if arg else []))
+    with recipe.unlocked():
+        big_vision.adapt(recipe, big_vision.is_upstreams(path, module))
     override(recipe, overrides)
     schema.check(recipe)
     recipe.lock()

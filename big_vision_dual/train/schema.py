@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from big_vision_dual.core.errors import did_you_mean
-from big_vision_dual.train.fields import FIELDS, SECTIONS, UNITS, Field
+from big_vision_dual.train.fields import FIELDS, SCHEDULING, SECTIONS, UNITS, Field
 
-_SCHEDULING = ("type", "pred", "prefix", "skip_first", *(f"log_{unit}" for unit in UNITS))  # of any evaluator
 _DOT = "\N{MIDDLE DOT}"  # stands for a dot inside a key, such as a regex
 
 
@@ -48,7 +47,7 @@ def is_foreign(name: str, config: Any) -> bool:
     own, _, last = rest.partition(".")
     if group != "evals" or not last or own not in (config.get("evals") or {}):
         return False
-    return "." in str(config["evals"][own].get("type", own)) and last not in _SCHEDULING
+    return "." in str(config["evals"][own].get("type", own)) and last not in SCHEDULING
 
 
 def below(prefix: str) -> list[str]:

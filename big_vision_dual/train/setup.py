@@ -53,6 +53,7 @@ def prepare(config: Any, source: data.Source | None = None, devices: Any = None)
         config.input, seed=config.get("seed", 0), process_index=jax.process_index(),
         process_count=jax.process_count(), pp_modules=config.get("pp_modules") or (),
     )  # fmt: skip
+    config = _with_shape(config, source)
     data.check_classes(source, config.num_classes)
     batch_size = config.input.batch_size
     total_steps = optim.steps("total", config, source.num_examples, batch_size)
@@ -65,3 +66,13 @@ def prepare(config: Any, source: data.Source | None = None, devices: Any = None)
     fns = step.make(config, model, tx, mesh, table=table if measured else None)
     predicted = course.make(config, table, **sizes) if measured and table is not None else None
     return Run(config, source, model, table, predicted, fns, schedules, source.num_examples, total_steps)
+
+
+def _with_shape(config: Any, source: data.Source) -> Any:
+    """The config, with the input shape of its data where it names none."""
+    if config.get("input_shape") is not None:
+        return config
+    config = config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        config.input_shape = data.input_shape(source)
+    return config

@@ -38,6 +38,10 @@ class Source(Protocol):
         """How many classes the data set has, or values a token; None where it does not say."""
         ...
 
+    def shapes(self) -> dict[str, Any]:
+        """{name: shape} of one example."""
+        ...
+
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """This host's share of the batches start_step, start_step + 1, ...: {name: (local batch, ...)}."""
         ...
@@ -77,6 +81,20 @@ def make(
     from big_vision_dual.train.data import training
 
     return training.TfdsSource.from_config(config, pp_modules=tuple(pp_modules), **where)
+
+
+def input_shape(source: Source) -> tuple[int, ...]:
+    """(H, W, C) of the images of a source, or (L,) of its windows of text. Raises `DataError` where that is open."""
+    shapes = source.shapes()
+    if "tokens" in shapes:
+        return (shapes["tokens"][0] - 1,)
+    shape = shapes.get("image", (None,))
+    if None in shape:
+        raise DataError(
+            f"config.input_shape is not given, and the examples leave it open: {shapes}. Give "
+            "--config.input_shape='(H, W, C)', or end config.input.pp with a crop or a resize to a fixed size."
+        )
+    return shape
 
 
 def check_classes(source: Source, num_classes: int) -> None:

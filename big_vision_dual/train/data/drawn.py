@@ -32,6 +32,11 @@ class DrawnSource(abc.ABC):
     def batch(self, arrays: Mapping[str, jax.Array], step: Any, seed: Any = None) -> dict[str, jax.Array]:
         """Batch `step` of all hosts, jit-able and vmap-able in step and seed (default: the source's own)."""
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of one example of a batch."""
+        batch = jax.eval_shape(lambda: self.batch(self.on_device(), 0))
+        return {name: leaf.shape[1:] for name, leaf in batch.items()}
+
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """This host's part of each batch as NumPy arrays, for a loop that is fed from outside."""
         arrays, size = self.on_device(), local_size(self.batch_size, self.process_count)

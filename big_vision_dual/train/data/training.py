@@ -162,6 +162,10 @@ class TfdsSource:
         """{'bad_records': how many this process has replaced}, where they may be."""
         return {"bad_records": len(self.faults.seen)} if self.faults.limit else {}
 
+    def shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """{name: shape} of one example of a batch, None where preprocessing leaves a size open."""
+        return {name: tuple(spec.shape) for name, spec in self._examples(0).element_spec.items()}
+
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """This host's part of the batches from `start_step` on, as NumPy arrays.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,23 +13,27 @@ from jax.sharding import Mesh
 from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.train import optim
 from big_vision_dual.train.evaluators.batches import Source, SourceFactory
+from big_vision_dual.train.fields import SCHEDULING
 from big_vision_dual.train.optim import arguments, durations
 
 __all__ = ["EVALUATORS", "Scheduled", "Source", "SourceFactory", "make"]
 
 EVALUATORS = ("classification", "fewshot_lsr", "language", "mean")
-_SCHEDULING = ("type", "pred", "prefix", "skip_first", *(f"log_{unit}" for unit in durations.UNITS))
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheduled:
-    """An evaluator, and when it runs: every `every` steps, the last and, unless `skip_first`, the first."""
+    """An evaluator, and when it runs: every `every` steps, the last and, unless `skip_first`, the first.
+
+    at_start: also before the first step, on what the training starts from.
+    """
 
     name: str
     evaluator: Any
     every: int
     prefix: str
     skip_first: bool
+    at_start: bool
 
     def due(self, step: int, total_steps: int) -> bool:
         """Whether it runs after `step` (counted from 1)."""
@@ -53,7 +58,8 @@ def make(
     """The evaluators of `config.evals`, {name: mapping}.
 
     Keys of each: type (default: its name; one of `EVALUATORS` or the dotted name of a module with an
-    Evaluator), pred (a key of `predict_fns`, default 'predict'), prefix (default 'name/'), skip_first,
+    Evaluator), pred (a key of `predict_fns`, default 'predict'), prefix (default 'name/'), skip_first, at_start,
+    cache ('none', 'raw' or 'final', see `data.evaluation`),
     log_{steps,epochs,examples,percent}, and the keyword arguments of that Evaluator.
 
     predict_fns: {name: (params, batch) -> (logits, out)}; 'mean' needs one that gives {metric: (B,) values}.
@@ -79,12 +85,14 @@ def _make_one(
     kind, predict = spec.get("type", name), spec.get("pred", "predict")
     if predict not in predict_fns:
         raise ValueError(f"{what}.pred={predict!r}; possible: {', '.join(sorted(predict_fns))}.")
-    options = {"batch_size": sizes[1], **{key: spec[key] for key in spec if key not in _SCHEDULING}}
-    options |= {"predict_fn": predict_fns[predict], "source_factory": source_factory, "mesh": mesh}
+    options = {"batch_size": sizes[1], **{key: spec[key] for key in spec if key not in SCHEDULING}}
+    factory = functools.partial(source_factory, cache=spec["cache"]) if spec.get("cache") else source_factory
+    options |= {"predict_fn": predict_fns[predict], "source_factory": factory, "mesh": mesh}
     evaluator = _module(kind, what).Evaluator
     arguments.check(evaluator, options, f"{what} ({kind})")
     every = durations.steps("log", spec, *sizes)
-    return Scheduled(name, evaluator(**options), every, spec.get("prefix", f"{name}/"), spec.get("skip_first", False))
+    return Scheduled(name, evaluator(**options), every, spec.get("prefix", f"{name}/"), spec.get("skip_first", False),
+                     spec.get("at_start", False))  # fmt: skip
 
 
 def _module(kind: str, what: str) -> Any:

@@ -34,8 +34,8 @@ def make(
     wd * schedule(t) * p off a parameter whatever lr is. Last comes `weight_constraint` (see `constraints`).
 
     config: a mapping; lr, wd, lr_mults, wd_mults, grad_clip_norm and the numbers in `optax` may be traced
-      arrays, so that a sweep can vmap over them. lr_mults and schedule are ordered [(regex, value)] lists
-      that must cover every parameter (schedule may be one value for all); a schedule of None freezes:
+      arrays, so that a sweep can vmap over them. lr_mults and schedule are ordered [(regex, value)] lists;
+      lr_mults is 1 where none matches, a schedule must cover every parameter (or be one value for all); None freezes:
       updates 0, no optimizer state. wd_mults lists what decays, by default the kernels.
     params: arrays or shapes. table: target norms, where `needs_table(config)`; see `norm_trees.table_for`.
 
@@ -124,7 +124,7 @@ def _multiply(rules: Any, names: PyTree) -> list[optax.GradientTransformation]:
     frozen = [(pattern, mult) for pattern, mult in rules if _is_zero(mult)]
     if frozen:
         raise ValueError(f"config.lr_mults has {frozen}; possible: factors above 0. Freeze with a schedule of None.")
-    mults = _match(rules, names, "config.lr_mults")
+    mults = _match([*rules, (".*", 1.0)], names, "config.lr_mults")
     return [optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, mults))]
 
 
