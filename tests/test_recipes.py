@@ -147,6 +147,18 @@ def test_every_recipe_fits_the_schema(name):
     schema.check(recipes.load(name), whole=True)
 
 
+def test_the_imagenet_recipe_has_big_visions_head_and_evaluations_as_options():
+    plain: Any = recipes.load("vit_s16_i1k")
+    full: Any = recipes.load("vit_s16_i1k:rep,real_v2", ["--config.input.data.data_dir=/d"])
+    assert (plain.model.rep_size, full.model.rep_size) == (False, True)
+    assert set(full.evals) - set(plain.evals) == {"real", "v2"}
+    assert (full.evals.v2.data.name, full.evals.real.data.name) == ("imagenet_v2", "imagenet2012_real")
+    assert 'key="real_label"' in full.evals.real.pp_fn
+    assert full.evals.v2.data.data_dir == "/d"
+    with pytest.raises(recipes.RecipeError, match="vit_s16_i1k:real: possible: vit_s16_i1k:rep, vit_s16_i1k:real_v2"):
+        recipes.load("vit_s16_i1k:real")
+
+
 @pytest.mark.parametrize(("recipe", "argument"), [("mnist5k_vit", "dual"), ("mnist5k_vit_dual", "equal")])
 def test_an_unknown_argument_names_the_possible_ones(recipe, argument):
     with pytest.raises(recipes.RecipeError, match=f"{recipe}:wide: possible: .*{recipe}:{argument}"):

@@ -22,8 +22,13 @@ def test_a_run_describes_itself(tmp_path, tiny):
         config.optax_name = "scale_by_adam"
         config.profile = {"start": 2, "steps": 1}
         config.evals.ema = {**config.evals.val, "pred": "predict_ema"}
+        config.evals.start = {**config.evals.val, "at_start": True, "cache": "final"}
         config.ema = {"decay": 0.5}
     last = fit(config, tmp_path)
+    rows = run_files.rows(tmp_path)
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert {"start/loss", "start/acc@1"} <= set(rows[0])
+    assert not {"val/loss", "training_loss"} & set(rows[0]), "only what wants to run before step 1"
     assert last["step"] == 3
     assert {"training_loss", "l2_params", "val/acc@1", "val/loss", "ema/loss", "weight_norm/Linear/head"} <= set(last)
     assert {"size/Linear/head", "predicted_size/Linear/head"} <= set(last)

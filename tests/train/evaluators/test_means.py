@@ -80,6 +80,22 @@ def make(specs):
     return evaluators.make(specs, predict_fns, source_factory, mesh, **sizes)
 
 
+def test_what_stays_in_memory_is_handed_to_the_source():
+    asked = {}
+
+    def factory(data, pp_fn, batch_size, cache="none"):
+        asked[data["name"]] = cache
+        return source_factory(data, pp_fn, batch_size)
+
+    common = {"type": "classification", "log_steps": 5}
+    specs = {name: {**common, "data": {"name": name}} for name in ("plain", "kept")}
+    specs["kept"] |= {"cache": "raw", "at_start": True}
+    mesh = jax.make_mesh((len(jax.devices()),), ("data",))
+    made = evaluators.make(specs, {"predict": predict}, factory, mesh, batch_size=16)
+    assert asked == {"plain": "none", "kept": "raw"}
+    assert [each.at_start for each in made] == [False, True]
+
+
 def run_all():
     weights = examples()[2].astype(np.float32)
     return {name: value for one in make(SPECS) for name, value in one.run(weights)}
