@@ -125,7 +125,7 @@ def test_options_of_models_optimizer_constraint_and_evaluators_are_all_in_the_sc
     options |= {f"model.scaling.{f.name}" for f in dataclasses.fields(arch.Scaling)}
     of_functions = {
         "optax": (dualize.scale_by_dualize, {"mesh", "target_norms"}),
-        "weight_constraint": (dualize.constrain, {"table", "rate", "mesh"}),
+        "weight_constraint": (dualize.constrain, {"table", "rate", "mesh", "target_norms"}),
     }
     for kind in evaluators.EVALUATORS:
         evaluator = evaluators._module(kind, "").Evaluator

@@ -164,7 +164,8 @@ class TfdsSource:
 
     def shapes(self) -> dict[str, tuple[int | None, ...]]:
         """{name: shape} of one example of a batch, None where preprocessing leaves a size open."""
-        return {name: tuple(spec.shape) for name, spec in self._examples(0).element_spec.items()}
+        spec = self._chosen(self.parts, 0, Part.examples).element_spec
+        return {name: (None,) if each.shape.rank is None else tuple(each.shape) for name, each in spec.items()}
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """This host's part of the batches from `start_step` on, as NumPy arrays.

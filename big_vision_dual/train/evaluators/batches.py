@@ -19,7 +19,7 @@ PerExample = Callable[[Any, Mapping[str, jax.Array]], Mapping[str, jax.Array]]
 # A finite data set of which each iteration gives every example once: padded batches of equal size and number on
 # every host, with `_mask` (B,) 1 for examples and 0 for padding, as `data.PaddedBatches`.
 Source = Iterable[Mapping[str, np.ndarray]]
-SourceFactory = Callable[[Mapping[str, Any], str, int], Source]  # (data, pp_fn, global batch size)
+SourceFactory = Callable[..., Source]  # (data, pp_fn, global batch size, and where it is not 'none' cache=)
 
 
 def on_mesh(source: Source, mesh: Mesh) -> Iterator[dict[str, jax.Array]]:

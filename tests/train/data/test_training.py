@@ -42,6 +42,13 @@ def assert_equal(batches, others):
             np.testing.assert_array_equal(value, other[name])
 
 
+@pytest.mark.parametrize("skip", [0, 2])
+def test_the_input_shape_is_read_off_the_ops_or_asked_for(make, skip):
+    assert data.input_shape(make(pp=RANDOM, skip_bad_records=skip)) == (8, 8, 3)
+    with pytest.raises(data.DataError, match=r"leave it open: .*None.*--config.input_shape="):
+        data.input_shape(make(pp='decode|value_range|keep("image", "label")', skip_bad_records=skip))
+
+
 @pytest.mark.parametrize("cache_raw", [False, True])
 def test_every_epoch_is_a_permutation_of_its_own(make, cache_raw):
     source = make(cache_raw=cache_raw)
