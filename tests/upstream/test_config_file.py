@@ -20,7 +20,7 @@ def get_config(arg=None):
   config.input.data = dict(name='mnist5k', split='train')
   config.input.batch_size = helpers.SIZE
   config.input.num_parallel_calls = 20
-  config.pp_modules = ['ops_general', 'ops_image', 'archive.randaug']
+  config.pp_modules = ['ops_general', 'ops_image', 'ops_text', 'archive.randaug']
   config.prefetch_to_device = 2
   config.model_name = 'mlp'
   config.model = dict(width=8, depth=1)

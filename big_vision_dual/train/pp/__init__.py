@@ -16,7 +16,8 @@ from big_vision_dual.train.pp.registry import Example, bind, known, register
 __all__ = ["Example", "PreprocessError", "get_preprocess_fn", "known", "load_modules", "parse", "register"]
 
 _OPS_HERE = tuple(f"big_vision_dual.train.pp.{name}" for name in ("ops_general", "ops_image", "ops_randaug"))
-_BIG_VISION_MODULES = ("ops_general", "ops_image", "archive.randaug", "archive.autoaugment")  # all of it is in ours
+# What images need of them is in ours; an op of ops_text is refused by its name where one is used.
+_BIG_VISION_MODULES = ("ops_general", "ops_image", "ops_text", "archive.randaug", "archive.autoaugment")
 
 
 def load_modules(modules: Iterable[str] = ()) -> None:
