@@ -34,7 +34,7 @@ STEPS, HALF = 24, 12
 RESULTS = pathlib.Path(__file__).parent / "results" / "faults.json"
 _LIBRARY = "FAULTS_LIBRARY"
 _REFUSED, _MOST_STARTS = 2, 12
-RECIPE = '''
+RECIPE = """
 import ml_collections
 
 def get_config():
@@ -47,7 +47,7 @@ def get_config():
         input=dict(data=dict(name=data, split="train"), batch_size=16, accum_freq=1),
         evals=dict(val=dict(type="classification", data=dict(name=data, split="test"), log_steps=8)),
     ))
-'''
+"""
 
 
 @dataclasses.dataclass

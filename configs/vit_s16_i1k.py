@@ -52,6 +52,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     config.log_training_steps = 50
     config.ckpt_steps = 1000
+
     def evaluator(name: str, split: str, pp_fn: str = pp_eval) -> dict:
         data = dict(name=name, split=split, data_dir=data_dir)
         return dict(type="classification", pp_fn=pp_fn, loss_name="softmax_xent", log_epochs=1.0, data=data)

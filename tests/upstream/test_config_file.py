@@ -8,7 +8,7 @@ import pytest
 
 from big_vision_dual.train import data, recipes, schema, setup
 
-CONFIG = '''
+CONFIG = """
 import ml_collections as mlc
 import big_vision.configs.helpers as helpers
 
@@ -38,7 +38,7 @@ def get_config(arg=None):
   config.evals.older = dict(**common, cache_raw=True, cache_final=False)
   config.evals.plain = dict(**common)
   return config
-'''
+"""
 
 
 @pytest.fixture

@@ -34,7 +34,11 @@ class Timing:
 
 
 def run(
-    trials: Sequence[Trial], results: Results, *, at_once: int | None = None, quiet: bool = False,
+    trials: Sequence[Trial],
+    results: Results,
+    *,
+    at_once: int | None = None,
+    quiet: bool = False,
     program: type[Program] = Program,
 ) -> tuple[list[Record], Timing]:
     """The records of `trials` in their order, and the time it took; runs those that `results` lacks.
