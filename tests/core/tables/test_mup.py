@@ -144,5 +144,5 @@ def test_redraw_gives_each_leaf_its_deviation_and_keeps_the_others():
     assert abs(float(drawn["a/kernel"].std()) - 0.5) < 5 * 0.5 / np.sqrt(2 * 280)  # 5 standard errors
     assert not np.allclose(drawn["a/kernel"], drawn["b/kernel"])
     assert (drawn["D"] == 1).all()
-    with pytest.raises(ValueError, match=r"no parameters \['heads'\] to redraw; possible: a/kernel"):
+    with pytest.raises(ValueError, match=r"no parameters \['heads'\] to redraw; possible: D, a/kernel"):
         init.redraw(params, {"heads": 1.0}, jax.random.key(0))
