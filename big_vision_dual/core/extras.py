@@ -16,6 +16,7 @@ PACKAGES = {
     "safetensors": "train",
     "tensorflow": "tfds",
     "tensorflow_datasets": "tfds",
+    "tensorstore": "train",
     "wandb": "wandb",
     "wandb_workspaces": "wandb-report",
 }

@@ -102,7 +102,7 @@ def test_lists_name_everything_that_ships(capsys):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["bvd", "tr"], ["train"]),
+        (["bvd", "tra"], ["track", "train"]),
         (["bvd", "norms", "sh"], ["show"]),
         (["bvd", "train", "--wor"], ["--workdir"]),
         (["bvd", "train", "--config", "mnist5k_vit_"], ["mnist5k_vit_dual"]),

@@ -97,7 +97,7 @@ def test_build_prints_a_mup_table_as_json(capsys):
     [
         (["norms", "show", "nothing"], "no table 'nothing'; possible:"),
         (["norms", "build", "--config", "nothing"], "no config 'nothing'; possible:"),
-        (["norms", "show", "mamba_mup_strict", "--plot", "x.png"], "--plot draws target norms only"),
+        (["norms", "show", "mamba_mup_strict", "--plot", "x.png"], "--plot and --lr are of target norms"),
         (["norms", "diff", "mamba_mup_strict", "mamba_mup_reference"], "is a muP table, not one of target norms"),
         (["norms", "build", "--config", "mamba_bytes", "--mup"], "--mup needs config.mup = dict(base_width=...)"),
         (
