@@ -179,7 +179,10 @@ def measured_table(
     amplification = measurement.amplification(along, over)
     median = float(np.median(np.concatenate([np.ravel(value) for value in amplification.values()])))
     if median == 0:
-        raise MeasureError("no step of most atoms moves the output: it does not depend on the parameters given.")
+        raise MeasureError(
+            "no step of most atoms moves the output. Does it depend on the parameters given? A head that starts at zero "
+            "hides all below it: measure after some training, or what the head sees (features) in place of logits."
+        )
     least = floor * median
     norms = {
         "conventions": "measured",

@@ -123,7 +123,7 @@ def test_an_integer_input_is_measured():
         (lambda p, x: mlp(p, x) * jnp.nan, X, "NaN or infinity on this batch"),
         (lambda p, x: jnp.argmax(mlp(p, x), -1), X, "int32"),
         (lambda p, x: jnp.sqrt(jnp.abs(0 * mlp(p, x))), X, "not finite where"),
-        (lambda _, x: x, X, "does not depend on the parameters"),
+        (lambda _, x: x, X, "Does it depend on the parameters given"),
     ],
 )
 def test_what_cannot_be_measured_is_named(params, apply, batch, message):

@@ -52,7 +52,7 @@ def test_wrong_options_are_named_before_work_starts(options, message):
 
 
 def test_build_measured_and_measure_on_the_command_line(tmp_path, capsys):
-    out, recipe = tmp_path / "measured.json", ["--config", "study_vit", *OVERRIDES]
+    out, recipe = tmp_path / "measured.json", ["--config", "study_vit", "--config.model.scaling=dual", *OVERRIDES]
     assert main(["norms", "build", *recipe, "--measured", "--examples", "2", "--out", str(out)]) == 0
     table = tables.load(out)
     assert table.norms["conventions"] == "measured"
