@@ -85,6 +85,7 @@ class Examples:
     """Training data of which only the size is known."""
 
     num_examples: int
+    num_classes: int | None = None
 
     def batches(self, start_step: int = 0) -> Iterator:
         raise NotImplementedError(f"a preflight reads no data (step {start_step})")

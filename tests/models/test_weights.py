@@ -152,7 +152,7 @@ def test_unreadable_files(loop, tmp_path):
     whole = (tmp_path / "good.npz").read_bytes()
     (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
     for spec, message in (
-        ("good.npy", "are not an .npz file; give 'PATH.npz' or 'PATH.npz:SUBMODEL'"),
+        ("good.npy", "are not an .npz file; give 'PATH.npz', 'PATH.npz:SUBMODEL', or a checkpoint"),
         ("gone.npz", r"no weights file .*gone.npz; .npz files there: .*good.npz"),
         ("half.npz", r"half.npz is no .npz archive, or a damaged one .*again"),
         ("good.npz:img", r"no submodel 'img' in the file; possible: Transformer, embedding, head, pos_embedding"),

@@ -148,7 +148,7 @@ def parsed(add_arguments, *words):
 
 
 def test_the_launch_command_rehearses_by_default(capsys):
-    words = ["--tpu", "v5e-16", "--zone", "z", "--name", "run-1", "--config", "c.py", "--config.lr=1"]
+    words = ["--tpu", "v5e-16", "--zone", "z", "--name", "run-1", "--config", "mnist5k_vit_dual", "--config.lr=1"]
     assert launch_command.run(parsed(launch_command.add_arguments, *words)) == 0
     printed = capsys.readouterr()
     assert "--accelerator-type=v5litepod-16" in printed.out

@@ -84,11 +84,11 @@ def test_what_stays_in_memory_is_handed_to_the_source():
     asked = {}
 
     def factory(data, pp_fn, batch_size, cache="none"):
-        asked[data["name"]] = cache
-        return source_factory(data, pp_fn, batch_size)
+        asked[data["split"]] = cache
+        return source_factory({"name": "examples"}, pp_fn, batch_size)
 
     common = {"type": "classification", "log_steps": 5}
-    specs = {name: {**common, "data": {"name": name}} for name in ("plain", "kept")}
+    specs = {name: {**common, "data": {"name": "examples", "split": name}} for name in ("plain", "kept")}
     specs["kept"] |= {"cache": "raw", "at_start": True}
     mesh = jax.make_mesh((len(jax.devices()),), ("data",))
     made = evaluators.make(specs, {"predict": predict}, factory, mesh, batch_size=16)
