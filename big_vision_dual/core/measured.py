@@ -180,7 +180,7 @@ def measured_table(
     median = float(np.median(np.concatenate([np.ravel(value) for value in amplification.values()])))
     if median == 0:
         raise MeasureError(
-            "no step of most atoms moves the output. Does it depend on the parameters given? A head that starts at zero "
+            "no step of most atoms moves the output. Does it depend on the parameters given? A head that starts at 0 "
             "hides all below it: measure after some training, or what the head sees (features) in place of logits."
         )
     least = floor * median
