@@ -338,7 +338,8 @@ def _compared(place: Place, workdirs: list[str]) -> dict[str, int]:
     import jax
     import numpy as np
 
-    from big_vision_dual.train import checkpoint, digests, recipes, setup
+    from big_vision_dual.core import trees
+    from big_vision_dual.train import checkpoint, recipes, setup
 
     state = setup.prepare(recipes.load(str(place.recipe))).fns.state
 
@@ -346,7 +347,7 @@ def _compared(place: Place, workdirs: list[str]) -> dict[str, int]:
         with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints", read_only=True) as checkpoints:
             found = checkpoints.restore(state, STEPS)
         assert found is not None
-        return {name: np.asarray(jax.device_get(leaf)) for name, leaf in digests.flat(found[0]).items()}
+        return {name: np.asarray(jax.device_get(leaf)) for name, leaf in trees.flatten(found[0]).items()}
 
     wanted, differing = arrays(str(place.whole)), {}
     for workdir in workdirs:

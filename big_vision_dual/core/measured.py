@@ -226,23 +226,21 @@ def scale_by_measured(
         given = {row.key: jnp.asarray(row.target_norm, jnp.float32) for row in table.rows}
         return RefreshState(jnp.zeros([], jnp.int32), given, inner(given).init(params))
 
-    def remeasured(gradients: PyTree, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
+    def remeasured(gradients: PyTree, params: PyTree, batch: PyTree) -> dict[str, Any]:
         changes_A = _changes(apply, params, batch, unit_steps(table, gradients), table, at_once)[:, 0]
         amplification = _split_by_row(table, changes_A)
         least = floor * jnp.median(changes_A)
         return {row_key: shares[row_key] / jnp.maximum(value, least) for row_key, value in amplification.items()}
 
-    def update(
-        updates: PyTree, state: RefreshState, params: PyTree | None = None, *, batch: PyTree, **extra: Any
-    ) -> tuple[PyTree, RefreshState]:
-        del extra
-        if params is None:
-            raise MeasureError("scale_by_measured measures at the parameters: call update(grads, state, params, ...).")
+    def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any) -> tuple[PyTree, RefreshState]:
+        batch = extra.get("batch")
+        if params is None or batch is None:
+            raise MeasureError("scale_by_measured measures: call its update(gradients, state, params, batch=batch).")
         target_norms = jax.lax.cond(
             state.count % every == 0, lambda: remeasured(updates, params, batch), lambda: state.target_norms
         )
         updates, inner_state = inner(target_norms).update(updates, state.inner, params)
-        return updates, RefreshState(optax.safe_increment(state.count), target_norms, inner_state)
+        return updates, RefreshState(jnp.asarray(optax.safe_increment(state.count)), target_norms, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -353,11 +351,12 @@ def _with_masses(table: TargetNormTable, masses: Sequence[tuple[str, float]]) ->
     given = trees.first_match([*masses, (".*", None)], [row.key for row in table.rows], "masses")
     if set(given.values()) == {None}:
         raise TableError(f"no row matches any of masses {list(masses)}; the first rows are {[*given][:5]}.")
-    rows = tuple(
-        row if given[row.key] is None else dataclasses.replace(row, mass=_like(row, float(given[row.key])))
-        for row in table.rows
-    )
-    return dataclasses.replace(table, rows=rows)
+
+    def weighed(row: Row) -> Row:
+        mass = given[row.key]
+        return row if mass is None else dataclasses.replace(row, mass=_like(row, float(mass)))
+
+    return dataclasses.replace(table, rows=tuple(map(weighed, table.rows)))
 
 
 def _like(row: Row, value: float) -> float | tuple[float, ...]:

@@ -40,7 +40,8 @@ def build(module_class: type[ModelT], **options: Any) -> ModelT:
 
     Raises `ValueError` naming the options that `module_class` does not have and those that it has, or those missing.
     """
-    fields = [field for field in dataclasses.fields(module_class) if field.name not in ("name", "parent")]
+    described: Any = module_class
+    fields = [field for field in dataclasses.fields(described) if field.name not in ("name", "parent")]
     known = [field.name for field in fields]
     unknown = sorted(set(options) - set(known))
     if unknown:

@@ -87,6 +87,9 @@ class Examples:
     num_examples: int
     num_classes: int | None = None
 
+    def shapes(self) -> dict[str, Any]:
+        raise data.DataError("a preflight reads no data: give --config.input_shape='(H, W, C)'.")
+
     def batches(self, start_step: int = 0) -> Iterator:
         raise NotImplementedError(f"a preflight reads no data (step {start_step})")
 

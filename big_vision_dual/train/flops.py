@@ -44,4 +44,5 @@ def _shape(variable: Any) -> tuple[int, ...]:
 def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
     """Closed or not, which since JAX 0.12 is one class."""
     inner = [value for value in params.values() if isinstance(value, core.ClosedJaxpr | core.Jaxpr)]
-    return [getattr(value, "jaxpr", value) for value in inner]
+    opened: list[Any] = [getattr(value, "jaxpr", value) for value in inner]
+    return opened

@@ -18,6 +18,7 @@ class _NoData:
     """In place of the training data, which generation does not read."""
 
     num_examples: int = 2**30
+    num_classes: int | None = None
 
 
 def load(path: epath.PathLike) -> tuple[Any, Any]:

@@ -1,3 +1,5 @@
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# (optax types the trees of its updates too narrowly to be indexed)
 """The first public dualized ViT's rules, written down once more in float64 NumPy, against its recipe here.
 
 Its own code was run elsewhere: 6 steps of its chain and ours agree to 1.1e-5 (docs/first_attempt.md). This oracle is

@@ -1,3 +1,4 @@
+# pyright: reportOperatorIssue=false
 """Measured tables: the changes are those of finite differences, the promise holds, and odd models are named."""
 
 from __future__ import annotations

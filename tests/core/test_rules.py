@@ -1,3 +1,4 @@
+# pyright: reportOperatorIssue=false
 """Other people's rules as tables: equal to their own code where it is at hand, and to published step sizes."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# (optax types the trees of its updates too narrowly to be indexed)
 """One walker for every pytree: names, structures kept, what is masked, what cannot be named."""
 
 import flax.linen as nn

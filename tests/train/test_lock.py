@@ -1,3 +1,4 @@
+# pyright: reportOptionalMemberAccess=false
 """Who has a workdir, where the operating system locks and where only a file can say so; and how hosts meet."""
 
 from __future__ import annotations
@@ -5,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -31,11 +34,9 @@ def test_a_second_one_is_refused_by_name_and_the_lock_goes_with_its_holder(tmp_p
     named = rf"another training has .*: process {os.getpid()} of .* on "
     with lock.held(folder), pytest.raises(workdir.WorkdirError, match=named):
         lock.held(folder).__enter__()
-    child = os.fork()
-    if not child:  # dies with the lock in its hands
-        lock.held(folder).__enter__()
-        os._exit(0)
-    os.waitpid(child, 0)
+    dies = f"lock.held(epath.Path({str(tmp_path)!r})).__enter__(); os._exit(0)"  # with the lock in its hands
+    script = f"import os; from etils import epath; from big_vision_dual.train import lock; {dies}"
+    subprocess.run([sys.executable, "-c", script], check=True)
     with lock.held(folder) as check:
         check()
 

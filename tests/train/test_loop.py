@@ -25,7 +25,7 @@ def test_a_run_describes_itself(tmp_path, tiny):
         config.evals.start = {**config.evals.val, "at_start": True, "cache": "final"}
         config.ema = {"decay": 0.5}
     last = fit(config, tmp_path)
-    rows = run_files.rows(tmp_path)
+    rows = list(run_files.rows(tmp_path))
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
     assert {"start/loss", "start/acc@1"} <= set(rows[0])
     assert not {"val/loss", "training_loss"} & set(rows[0]), "only what wants to run before step 1"

@@ -1,3 +1,4 @@
+# pyright: reportGeneralTypeIssues=false
 """Momentum has one layout in a checkpoint, wherever it lived; that of before 0.2 is read."""
 
 import jax

@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """What wandb gets, and that nothing it does ends a training."""
 
 from __future__ import annotations

@@ -217,9 +217,9 @@ def _hyperball(
         measured = norms(groups_lib.split(params, table))
         if given is None:
             return HyperballState(measured)
-        return HyperballState({key: jnp.full_like(size, given[key]) for key, size in measured.items()})
+        return HyperballState({key: jnp.full_like(size, given[key] or 0.0) for key, size in measured.items()})
 
-    def update(updates: Any, state: HyperballState, params: Any = None) -> tuple[Any, HyperballState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, HyperballState]:
         weights = groups_lib.split(_required(params, "hyperball"), table)
         steps = groups_lib.split(updates, table)
         moved = {key: weights[key] + steps[key] for key in state.sizes}

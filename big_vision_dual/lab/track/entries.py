@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from big_vision_dual.core import rules as core_rules
 from big_vision_dual.core.errors import did_you_mean
@@ -127,10 +127,10 @@ def load(track: Track, names: str, strangers: list[str]) -> dict[str, Entry]:
         made[name] = STANDARD[name]
     for given in strangers:
         file, _, function = given.rpartition(":")
-        make: Any = getattr(rules.module(pathlib.Path(file)), function, None) if file else None
-        if not callable(make):
+        own: Any = getattr(rules.module(pathlib.Path(file)), function, None) if file else None
+        if not callable(own):
             raise TrackError(f"--entry {given}: possible: FILE.py:FUNCTION, a function of the base config.")
-        made[function] = make
+        made[function] = cast(Make, own)
     return {name: _checked(name, make(track.base), track) for name, make in made.items()}
 
 

@@ -97,7 +97,7 @@ def _part(
     split, ops = open_split(config["data"], *host), config.get("pp") or ""
     return Part(
         split=split,
-        num_classes=None if any(call.name == "lookup" for call in pp.parse(ops)) else split.num_classes,
+        num_classes=None if modules or "lookup" in (call.name for call in pp.parse(ops)) else split.num_classes,
         preprocess=pp.get_preprocess_fn(ops, modules),
         shuffle_buffer_size=config.get("shuffle_buffer_size") or 0,
         cache_raw=bool(config.get("cache_raw")),

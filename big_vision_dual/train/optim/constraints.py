@@ -78,7 +78,7 @@ def split(config: Any) -> tuple[str, dict[str, Any]]:
     """(kind, further arguments of `dualize.constrain`)."""
     constraint = config.get("weight_constraint") or "none"
     options = {"kind": constraint} if isinstance(constraint, str) else dict(constraint)
-    given = options.pop("kind", None)
+    given = str(options.pop("kind", None))
     name = FORMER_NAMES.get(given, given)
     if name not in KINDS:
         raise ValueError(f"config.weight_constraint is {given!r}; possible: {', '.join(KINDS)}.")

@@ -1,3 +1,4 @@
+# pyright: reportOperatorIssue=false
 """Golden tables, stacked tables, tables of leaves alone."""
 
 import json

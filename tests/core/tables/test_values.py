@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """Tables refuse values that cannot be, at construction and at load, in time linear in their rows."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# pyright: reportOperatorIssue=false
 """Tuning looks beyond the edge of its grid, and growth is measured from the start; trainings are made up."""
 
 import re

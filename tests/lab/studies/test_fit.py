@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """Optima, slopes and intervals against cases with known answers."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# pyright: reportOperatorIssue=false
 """Measured tables of configs, and the shares of real optimizer steps. Tiny models, MNIST digits."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportOperatorIssue=false
 """The settings that are compared, and the target norms that a trial trains with."""
 
 import jax

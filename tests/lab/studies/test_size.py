@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """The study of sizes: what it runs, and that a hyperball holds what it says through a training."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """Records that cannot be used: named, and up to a limit replaced, without moving any other example."""
 
 from __future__ import annotations

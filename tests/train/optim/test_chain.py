@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """The optimizer chain: Big Vision's numbers, freezing, decoupled decay, traced hyperparameters, errors."""
 
 import json

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """The chain around `scale_by_dualize`: target norms, freezing, weight constraints, in float64 NumPy."""
 
 import dataclasses
