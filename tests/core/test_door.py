@@ -1,4 +1,5 @@
-# pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false, reportOptionalSubscript=false
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportOptionalSubscript=false
 # (optax types the trees of its updates too narrowly to be indexed)
 """The public door: models that are not ours, as norm trees, checked, dualized and trained."""
 

@@ -111,7 +111,7 @@ def test_its_third_divides_the_bias_of_out_too_and_its_head_is_zero(small):
 
 
 def test_its_input_and_evaluation_are_its_own():
-    config = recipes.load("vit_s16_i1k_first_attempt")
+    config: Any = recipes.load("vit_s16_i1k_first_attempt")
     assert (config.lr, config.wd, config.optax.momentum, config.mixup.p) == (0.05, 0.005, 0.95, 0.2)
     assert (config.input.accum_freq, config.input.shuffle_buffer_size, config.input.data.split) == (8, 150_000, "train")
     assert "area_min=20, antialias=True, precise=True" in config.input.pp
