@@ -43,7 +43,7 @@ def test_a_run_describes_itself(tmp_path, tiny):
 
     assert fit(config, tmp_path)["step"] == 3  # done already: nothing to do, the same wandb run
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}"))) >= 1
-    assert len(list(run_files.rows(tmp_path))) == 3
+    assert len(list(run_files.rows(tmp_path))) == 4
     _check_norms_of_atoms(tmp_path)
 
 
