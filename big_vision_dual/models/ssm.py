@@ -352,10 +352,17 @@ def activations(out: Intermediates, sown: Intermediates) -> dict[str, jax.Array]
 def blocks(model: Any, params: Any, tokens: jax.Array) -> Blocks:
     """Of a language model, for the audit."""
     _, out = model.apply({"params": params}, tokens)
-    layer, count = Layer(model.spec, model.mixer_class), model.spec.n_layers
+    stem = ("embedding/embedding", out["embedding"])
+    return layers(Layer(model.spec, model.mixer_class), model.spec.n_layers, params, out, stem, out["embedding"])
+
+
+def layers(
+    layer: nn.Module, count: int, params: Any, out: Acts, stem: tuple[str, jax.Array], x_BxTxD: jax.Array
+) -> Blocks:
+    """`Blocks` of `count` layers that start with a norm. stem: see `Blocks`. x_BxTxD: the first layer's input."""
     return Blocks(
-        stem=("embedding/embedding", out["embedding"]),
-        inputs=[out["embedding"], *(out[f"layer{i:02d}"]["out"] for i in range(count - 1))],
+        stem=stem,
+        inputs=[x_BxTxD, *(out[f"layer{i:02d}"]["out"] for i in range(count - 1))],
         first=[f"layers_{i}/norm/scale" for i in range(count)],
         apply=lambda x, layer_params: layer.apply({"params": layer_params}, x)[0],
         params=[params[f"layers_{i}"] for i in range(count)],

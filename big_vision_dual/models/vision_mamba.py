@@ -20,7 +20,7 @@ from big_vision_dual.core.norms import bonds
 from big_vision_dual.core.norms.atoms import Atoms
 from big_vision_dual.core.norms.module import Module
 from big_vision_dual.models import init, mamba, ssm, transformer, vit
-from big_vision_dual.models.family import Family, Options
+from big_vision_dual.models.family import Blocks, Family, Options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class VisionMamba(nn.Module):
         if not h or not w:
             raise ValueError(f"an image of shape {image.shape[1:]} holds no patch of {patch}; resize it.")
         x = patches_BxhxwxD.reshape(batch, h * w, width) + vit.posemb_sincos_2d(h, w, width)
-        out: ssm.Acts = {"with_posemb": x}
+        out: ssm.Acts = {"stem": patches_BxhxwxD, "with_posemb": x}
         for i in range(spec.n_layers):
             x, out[f"layer{i:02d}"] = BidirectionalLayer(spec, name=f"layers_{i}")(x)
         out["encoded"] = nn.RMSNorm(epsilon=spec.norm_eps, name="norm_f")(x)
@@ -117,4 +117,11 @@ def norm_tree(
     return atoms.dense("head", (spec.d_model,), (num_classes,)) @ pooled
 
 
-FAMILY = Family(norm_tree=norm_tree, standard={"scaling": "standard"}, dual={"scaling": "dual"})
+def blocks(model: Any, params: Any, images: jax.Array) -> Blocks:
+    """For the audit."""
+    _, out = model.apply({"params": params}, images)
+    spec, stem = model.sizes.spec, ("embedding/kernel", out["stem"])
+    return ssm.layers(BidirectionalLayer(spec), spec.n_layers, params, out, stem, out["with_posemb"])
+
+
+FAMILY = Family(norm_tree=norm_tree, standard={"scaling": "standard"}, dual={"scaling": "dual"}, blocks=blocks)

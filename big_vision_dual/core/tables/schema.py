@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from big_vision_dual.core.norms import atoms
+from big_vision_dual.core.tables import show
 
 FORMAT_VERSION = 1
 ATOMS = atoms.KINDS
@@ -130,13 +131,9 @@ class TargetNormTable:
         return " ".join(part for part in parts if part) or "your model"
 
     def __str__(self) -> str:
-        from big_vision_dual.core.tables import show
-
         return show.text(self)
 
     def _repr_html_(self) -> str:
-        from big_vision_dual.core.tables import show
-
         return show.html(self)
 
     def by_key(self) -> dict[str, Row]:

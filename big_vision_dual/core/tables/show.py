@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html as html_lib
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from big_vision_dual.core.tables.schema import Row, TargetNormTable
+if TYPE_CHECKING:
+    from big_vision_dual.core.tables.schema import Row, TargetNormTable
 
 _MOST = 200  # rows shown
 _HEADER = ("parameter", "atom", "shape", "mass", "sensitivity", "target norm")

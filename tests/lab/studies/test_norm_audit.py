@@ -68,6 +68,14 @@ def test_state_space_models_are_audited_too(name, text):
     assert "layers_1/mixer/A_log" not in {finding.name for finding in findings if finding.what == "growth"}
 
 
+def test_vision_mamba_is_audited_too():
+    size = {"width": 16, "depth": 2, "patch_size": 14, "d_state": 4}
+    config = {**CONFIG, "model_name": "vision_mamba", "model": {**size, "scaling": "dual"}}
+    findings = norm_audit.audit(config, steps=2)
+    assert [finding for finding in findings if finding.flagged] == []
+    assert {"stem to logits", "block 0", "layers_1/backward/A_log"} <= {finding.name for finding in findings}
+
+
 def test_a_model_that_cannot_be_audited_says_which_can():
     mlp = {**CONFIG, "model_name": "mlp", "model": {"width": 8, "depth": 2}}
     with pytest.raises(ValueError, match=r"know the blocks of mlp: give its module FAMILY = Family\(blocks="):
