@@ -1,8 +1,12 @@
 """Searches the dualized recipe coordinate by coordinate on the digits track's tuning split; keeps every step.
 
-Command: python benchmarks/recipe_search.py OUT [--trials 26]
-Where the search starts: the balanced table (every entry of every matrix moves alike, docs/track.md) at width 64, as
-masses. It runs at 120 steps on seeds 1 and 2; the track's own budgets and seeds have no part in it.
+Command: python benchmarks/recipe_search.py OUT [--start balanced] [--trials 26]
+
+Starts: `balanced` (every entry of every matrix moves alike, docs/track.md) at width 64, as masses; `seen` (all matrices
+alike in the algebra, but those with fan_out < fan_in corrected by the share of a random input that they see);
+`coherence` (what best turns a real batch's output changes into the descent of its loss); `recipe` (what the walk from
+`balanced` found), on a longer budget, with the switches of the architecture and a radius. None of the budgets and seeds
+is the track's own.
 """
 
 from __future__ import annotations
@@ -10,58 +14,173 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
 from rich.console import Console
 from rich.table import Table
 
+from big_vision_dual import models
+from big_vision_dual.core import trees
+from big_vision_dual.core.measured import unit_steps
+from big_vision_dual.core.tables import TargetNormTable
+from big_vision_dual.lab.studies import dataset
 from big_vision_dual.lab.track import entries, race, rules
-from big_vision_dual.lab.track.space import Axis, among, octaves
+from big_vision_dual.lab.track.space import Axis, Space, among, octaves
+from big_vision_dual.models import arch, init, norm_trees
+from big_vision_dual.train import losses, recipes
+from big_vision_dual.train.data import arrays
 
 MASSES = {
     "Bias": 0.125, "Scale": 0.125, "(query|key)/": 1 / 3, "value/": 1 / 3, "Dense_1/kernel": 4.0,
     "embedding/kernel": 1.0, "head/kernel": 2.5,
 }  # fmt: skip
 """Of the balanced table: target norms are (mass, sensitivity 3 for query, key, value): 1, 1, 1, out 1, up 1, down 4."""
+SEEN = {"Bias": 0.125, "Scale": 0.125, "Dense_1/kernel": 2.0, "head/kernel": (64 / 10) ** 0.5}
+"""A random input lies in the fan_out directions that a matrix sees with sqrt(fan_out / fan_in) of its length."""
+ROLES = (
+    ".*/(bias|scale)", ".*/(query|key)/kernel", ".*/value/kernel", ".*/out/kernel", ".*/Dense_0/kernel",
+    ".*/Dense_1/kernel", "embedding/kernel", "head/kernel",
+)  # fmt: skip
+"""Regexes of whole paths: what moves with a step of its own."""
+PROBE = 256  # images of the batch that `coherence` measures
+LEAST = 1 / 64  # of the largest step: what a role gets that the program gives nothing
+
+
+def _entry(base: entries.Config, fields: entries.Config, space: Space) -> entries.Entry:
+    """A dualized entry with Nesterov momentum .9, a warm-up of a tenth and a head that does not start at 0."""
+    always = {
+        "optax": {"momentum": 0.9, "nesterov": True}, "schedule": entries.WARMUP, "model.head_zeroinit": False,
+    }  # fmt: skip
+    return dataclasses.replace(entries.dualized(base, -1.4, 0.9, {**always, **fields}), space=space)
+
+
+def _norms(masses: dict[str, float]) -> entries.Config:
+    return {"norms": {"conventions": "well_normed", "masses": dict(masses), "blocks_mass": 4.0}}
+
+
+def _mass_axes(masses: dict[str, float]) -> Space:
+    """An axis a role; biases and scales share one."""
+    role = {f"norms.masses.{name}": Axis(value) for name, value in masses.items() if name not in ("Bias", "Scale")}
+    return {"norms.masses.Bias": Axis(masses["Bias"], also={"norms.masses.Scale": 1}), **role}
+
+
+_STEP: Space = {"lr": octaves(-1.4), "optax.momentum": among(0.9, 0.8, 0.85, 0.9, 0.95)}
 
 
 def balanced(base: entries.Config) -> entries.Entry:
-    """The start and the coordinates."""
-    fields = {
-        "norms": {"conventions": "well_normed", "masses": MASSES, "blocks_mass": 4.0},
-        "optax": {"momentum": 0.9, "nesterov": True}, "schedule": entries.WARMUP, "model.head_zeroinit": False,
-    }  # fmt: skip
-    mass = {name: Axis(value) for name, value in MASSES.items() if name not in ("Bias", "Scale")}
+    """The balanced table, and the coordinates."""
     space = {
-        "lr": octaves(-1.4),
-        "norms.masses.Bias": Axis(0.125, also={"norms.masses.Scale": 1}),
-        **{f"norms.masses.{name}": axis for name, axis in mass.items()},
-        "norms.blocks_mass": Axis(4.0),
-        "optax.momentum": among(0.9, 0.8, 0.85, 0.9, 0.95),
-        "model.head_zeroinit": among(False, False, True),
+        "lr": _STEP["lr"], **_mass_axes(MASSES), "norms.blocks_mass": Axis(4.0),
+        "optax.momentum": _STEP["optax.momentum"], "model.head_zeroinit": among(False, False, True),
         "schedule.warmup_percent": among(0.1, 0.0, 0.05, 0.1, 0.2),
-    }
-    made = entries.dualized(base, -1.4, 0.9, fields)
-    return dataclasses.replace(made, space=space)
+    }  # fmt: skip
+    return _entry(base, _norms(MASSES), space)
 
 
-def plan(trials: int = 26) -> tuple[rules.Track, dict[str, entries.Entry]]:
+def seen(base: entries.Config) -> entries.Entry:
+    """Matrices of one mass, corrected by the share of a random input that they see; the step is tuned."""
+    return _entry(base, _norms(SEEN), _STEP)
+
+
+def coherence(base: entries.Config) -> entries.Entry:
+    """Steps of roles whose output changes, added up, best fit the descent of the loss; the step is tuned."""
+    start = _entry(base, _norms(MASSES), _STEP)
+    return dataclasses.replace(start, config={**start.config, "target_norm_scale": _coherent(start.config)})
+
+
+def _coherent(config: entries.Config) -> list[list[object]]:
+    """[regex, factor on the target norms of `config`] a role, from a non-negative least squares on a real batch.
+
+    Its unknowns are the roles' steps: their output changes, added up, are to be the logits' own descent. Roles that
+    push the same directions share one step; what it gives nothing gets `LEAST`.
+    """
+    table = norm_trees.table_for(config)
+    role_of = trees.first_match([(role, role) for role in ROLES], [row.path for row in table.rows], "ROLES")
+    steps, _ = scipy.optimize.nnls(*_pushes(config, table, role_of))
+    steps = np.maximum(steps, LEAST * steps.max())
+    given = [np.mean([np.log(row.target_norm) for row in table.rows if role_of[row.path] == role]) for role in ROLES]
+    logs = np.log(steps) - given
+    return [[role, float(np.exp(log))] for role, log in zip(ROLES, logs - logs.mean(), strict=True)]
+
+
+def _pushes(
+    config: entries.Config, table: TargetNormTable, role_of: Mapping[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(change of all logits of a batch when each role takes unit steps, (logits, roles); the descent of their loss)."""
+    split = dataset.load({**config["input"]["data"], "split": rules.load("digits").train}, config)
+    batch = arrays.to_model(jnp.asarray(split.images[:PROBE]), jnp.asarray(split.labels[:PROBE]), config["num_classes"])
+    model = models.of(config)
+    params = init.params(config, model, 1)
+
+    def logits(params: Any) -> jax.Array:
+        return model.apply({"params": params}, losses.inputs(batch), train=False)[0]
+
+    gradient = jax.grad(losses.training(config, model))(params, batch, jax.random.key(0))
+    steps = unit_steps(table, gradient)
+
+    @jax.jit
+    def change(index: int) -> jax.Array:
+        def part(name: str, step: jax.Array) -> jax.Array:
+            return jnp.where(index == ROLES.index(role_of[name]), -step, 0)
+
+        return jax.jvp(logits, (params,), (trees.map_with_path(part, steps),))[1]
+
+    changes = np.stack([np.ravel(change(index)) for index in range(len(ROLES))], axis=1)
+    return changes, np.ravel(batch["labels"] - jax.nn.softmax(logits(params)))
+
+
+def recipe(base: entries.Config) -> entries.Entry:
+    """What `balanced` found, with the switches of the dual architecture and a radius in place of decay."""
+    constraint = {"kind": "radius", "radius": 100.0}
+    fields = {
+        "norms": {"conventions": "well_normed", "masses": dict(recipes.MASSES), "blocks_mass": recipes.BLOCKS_MASS},
+        "model.scaling": dataclasses.asdict(arch.DUAL), "weight_constraint": constraint, "wd": 0.0,
+    }  # fmt: skip
+    space = {
+        "lr": octaves(-1.9), "weight_constraint.radius": Axis(100.0), **_mass_axes(recipes.MASSES),
+        "norms.blocks_mass": Axis(recipes.BLOCKS_MASS), "optax.momentum": _STEP["optax.momentum"],
+        "model.scaling.attention_out": among(1 / 3, 1 / 3, 1.0),
+        "model.scaling.attention_logits": among("inverse", "inverse", "rsqrt"),
+        "schedule.warmup_percent": among(0.1, 0.05, 0.1, 0.2),
+    }  # fmt: skip
+    return _entry(base, fields, space)
+
+
+STARTS: dict[str, tuple[Callable[[entries.Config], entries.Entry], rules.Budget]] = {
+    "balanced": (balanced, rules.Budget(120, 26)),
+    "seen": (seen, rules.Budget(120, 8)),
+    "coherence": (coherence, rules.Budget(120, 8)),
+    "recipe": (recipe, rules.Budget(200, 30)),
+}
+"""{start: (entry, steps of a run and trials)}."""
+
+
+def plan(start: str, trials: int | None = None) -> tuple[rules.Track, dict[str, entries.Entry]]:
     """The digits track with a budget and seeds of its own."""
+    make, budget = STARTS[start]
+    budget = budget if trials is None else dataclasses.replace(budget, trials=trials)
     digits = rules.load("digits")
     search = dataclasses.replace(
-        digits, name="digits-recipe", budgets={"search": rules.Budget(120, trials)}, tuning_seeds=(1, 2), final_seeds=()
+        digits, name="digits-recipe", budgets={"search": budget}, tuning_seeds=(1, 2), final_seeds=()
     )
-    return search, {"balanced": balanced(digits.base)}
+    return search, {start: make(digits.base)}
 
 
 def main() -> None:
-    """Runs what the results file lacks, and prints each trial in the order of the search."""
+    """Runs what the results lack, and prints each trial in the order of the search."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--trials", type=int, default=26)
+    parser.add_argument("out", type=pathlib.Path, help="folder; each start has one of its own in it")
+    parser.add_argument("--start", choices=STARTS, default="balanced")
+    parser.add_argument("--trials", type=int, help="in place of the start's own number")
     args = parser.parse_args()
-    track, entered = plan(args.trials)
-    (outcome,) = race.Race(track, entered, args.out).run()
-    space = entered["balanced"].space
+    track, entered = plan(args.start, args.trials)
+    (outcome,) = race.Race(track, entered, args.out / args.start).run()
+    space = entered[args.start].space
     view = Table("trial", "held-out loss", "what differs from the start")
     for number, (position, loss) in enumerate(outcome.found.losses.items(), 1):
         moved = [f"{name}={axis.value(x):.4g}" if not axis.choices else f"{name}={axis.value(x)}"
