@@ -17,8 +17,10 @@ from big_vision_dual import _moved
 if TYPE_CHECKING:
     from big_vision_dual.core import norms as norms
     from big_vision_dual.core import rules as rules
+    from big_vision_dual.core.dualize import constrain as constrain
     from big_vision_dual.core.dualize import dualized as dualized
     from big_vision_dual.core.dualize import initialize as initialize
+    from big_vision_dual.core.dualize import orthogonalize as orthogonalize
     from big_vision_dual.core.dualize import project as project
     from big_vision_dual.core.dualize import scale_by_dualize as scale_by_dualize
     from big_vision_dual.core.measured import measured_table as measured_table
@@ -41,12 +43,14 @@ _PUBLIC = {
     "TargetNormTable": ("core.tables", "TargetNormTable"),
     "build_table": ("core.tables", "build"),
     "check_table": ("core.tables", "check"),
+    "constrain": ("core.dualize", "constrain"),
     "dualized": ("core.dualize", "dualized"),
     "flat_table": ("core.tables", "flat"),
     "initialize": ("core.dualize", "initialize"),
     "load_table": ("core.tables", "load"),
     "measured_table": ("core.measured", "measured_table"),
     "norms": ("core.norms", None),
+    "orthogonalize": ("core.dualize", "orthogonalize"),
     "output_changes": ("core.measured", "output_changes"),
     "project": ("core.dualize", "project"),
     "rules": ("core.rules", None),
@@ -55,9 +59,9 @@ _PUBLIC = {
     "scale_by_measured": ("core.measured", "scale_by_measured"),
 }
 __all__ = [
-    "Row", "TargetNormTable", "build_table", "check_table", "dualized", "flat_table", "initialize", "load_table",
-    "measured_table", "norms", "output_changes", "project", "rules", "save_table", "scale_by_dualize",
-    "scale_by_measured",
+    "Row", "TargetNormTable", "build_table", "check_table", "constrain", "dualized", "flat_table", "initialize",
+    "load_table", "measured_table", "norms", "orthogonalize", "output_changes", "project", "rules", "save_table",
+    "scale_by_dualize", "scale_by_measured",
 ]  # fmt: skip
 
 

@@ -157,6 +157,12 @@ def test_what_dualized_takes():
     decayed = first(table, weight_decay=0.5)
     np.testing.assert_allclose(decayed["kernel"], expected["kernel"] - 0.1 * 0.5, atol=1e-6)
     np.testing.assert_array_equal(decayed["bias"], expected["bias"])  # a bias does not decay
+    held = first(table, radius=[("Bias", None), (".*", 25)])
+    shrunk = 1 - 0.1 * table.by_key()["kernel"].target_norm / 25
+    np.testing.assert_allclose(held["kernel"], expected["kernel"] - (1 - shrunk) * params["kernel"], atol=1e-6)
+    np.testing.assert_array_equal(held["bias"], expected["bias"])
+    with pytest.raises(ValueError, match=r"weight_decay=0.5 and radius=25 both decay"):
+        bvd.dualized(table, 0.1, weight_decay=0.5, radius=25)
     with pytest.raises(tables.TableError, match="no table 'nowhere'"):
         bvd.dualized("nowhere", 0.1)
 

@@ -11,6 +11,7 @@ import optax
 
 from big_vision_dual.core import norms, tables, trees
 from big_vision_dual.core.dualize import geometry
+from big_vision_dual.core.dualize.constrain import ByRow, constrain
 from big_vision_dual.core.dualize.graft import scale_by_dualize
 from big_vision_dual.core.tables.schema import TargetNormTable
 
@@ -22,6 +23,7 @@ def dualized(
     momentum: Any = 0.9,
     nesterov: bool = True,
     weight_decay: Any = 0.0,
+    radius: ByRow | None = None,
     **options: Any,
 ) -> optax.GradientTransformation:
     """An optimizer: Nesterov momentum, dual maps to the target norms, decoupled weight decay, times -learning_rate.
@@ -31,13 +33,21 @@ def dualized(
     learning_rate: a number or a schedule of the step count.
     weight_decay: a step takes learning_rate * weight_decay off the matrices (Linear, MaxLinear, Embed and the
       convolutions); 0 for none.
-    options: further arguments of `scale_by_dualize`.
+    radius: in place of weight_decay: keeps each weight in the ball of that radius in its own norm, by a decay in
+      proportion to its step; a number, or rules for it (`constrain`). 10 to 50 are usual.
+    options: further arguments of `scale_by_dualize`. Raises `ValueError` for a weight_decay and a radius.
     """
+    decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
+    if decays and radius is not None:
+        raise ValueError(f"weight_decay={weight_decay} and radius={radius} both decay the weights; give one of them.")
     table = table_of(source)
     stages = [scale_by_dualize(table, momentum=momentum, nesterov=nesterov, **options)]
-    if not (isinstance(weight_decay, (int, float)) and weight_decay == 0):
+    if decays:
         stages.append(optax.add_decayed_weights(weight_decay, mask=lambda params: _matrices(table, params)))
-    return optax.chain(*stages, optax.scale_by_learning_rate(learning_rate))
+    stages.append(optax.scale_by_learning_rate(learning_rate))
+    if radius is not None:
+        stages.append(constrain("radius", table, rate=learning_rate, radius=radius))
+    return optax.chain(*stages)
 
 
 def _all_options() -> inspect.Signature:
