@@ -66,8 +66,9 @@ def check_recipe(spec: LaunchSpec) -> None:
     config = recipes.load(spec.config, spec.overrides)
     for field, data in sorted(_data_settings(config.to_dict(), "config"), key=lambda one: "evals" in one[0]):
         name, data_dir = str(data["name"]), str(data.get("data_dir") or "")
-        if name.startswith("array:/"):
-            raise LaunchError(f"{field} reads {name.removeprefix('array:')}, which the workers do not have.")
+        local = [name.removeprefix("array:")] if name.startswith("array:/") else _local_files(data)
+        if local:
+            raise LaunchError(f"{field} reads {', '.join(local)}, which the workers do not have.")
         if _of_tfds(name, str(data.get("path") or "")) and not data_dir.startswith("gs://"):
             raise LaunchError(
                 f"{field} is {name!r} of TFDS, without a data_dir that the workers can read (given: "
@@ -77,7 +78,15 @@ def check_recipe(spec: LaunchSpec) -> None:
 
 
 def _of_tfds(name: str, path: str) -> bool:
-    return path.startswith("tfds:") or not (path or name.startswith("array:") or name in _WITH_THE_PACKAGE)
+    elsewhere = path or name.startswith(("array:", "bv:")) or name in _WITH_THE_PACKAGE
+    return path.startswith("tfds:") or not elsewhere
+
+
+def _local_files(data: Mapping[str, Any]) -> list[str]:
+    """The file of lines of JSON and the folders of what they name, where they are in no bucket."""
+    folders = data.get("fopen_keys") or {}
+    named = [data.get("fname"), *(folders.values() if isinstance(folders, Mapping) else ())]
+    return [name for name in named if name and not name.startswith("gs://")]
 
 
 def _data_settings(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

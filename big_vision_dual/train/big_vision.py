@@ -8,15 +8,19 @@ refuses it by name.
 from __future__ import annotations
 
 import contextlib
+import logging
 import pathlib
 import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from big_vision_dual.train.fields import FIELDS
+
 _PACKAGE = "big_vision"
 _LOSS = "sigmoid_xent"  # its trainer's default
 _READ_AHEAD = ("num_parallel_calls", "prefetch_to_device")
+_REFUSED = ("grad_clip_per_example", "optim", "weight_decay", "weight_decay_decouple")  # would change the result
 _CACHES = {"none": "none", "pipeline": "none", "raw_data": "raw", "final_data": "final"}
 
 
@@ -43,9 +47,10 @@ def is_upstreams(path: pathlib.Path, module: ModuleType) -> bool:
 
 def adapt(config: Any, upstreams: bool) -> None:
     """Gives a config, in place, our names for what Big Vision calls otherwise. upstreams: its defaults, too."""
-    if upstreams and "loss" not in config:
-        config.loss = _LOSS
     _drop(config, *_READ_AHEAD)
+    if upstreams:
+        config.loss = config.get("loss", _LOSS)
+        _drop_own(config)
     _drop(config.get("input") or {}, *_READ_AHEAD)
     if (config.get("mixup") or {}).get("fold_in", 0) is None:
         del config.mixup["fold_in"]
@@ -65,6 +70,15 @@ def _adapt_evaluator(evaluator: Any) -> None:
         evaluator["cache"] = chosen[-1] if chosen else "none"
     elif evaluator.get("cache") in _CACHES:
         evaluator["cache"] = _CACHES[evaluator["cache"]]
+
+
+def _drop_own(config: Any) -> None:
+    """Leaves out values that the file keeps in its config for itself, such as those of its argument, and says so."""
+    own = [name for name, value in config.items() if name not in FIELDS and isinstance(value, str | int | float | None)]
+    own = [name for name in own if name not in _REFUSED]
+    if own:
+        logging.warning("the config file keeps %s for itself; Big Vision's trainer does not read it", ", ".join(own))
+    _drop(config, *own)
 
 
 def _drop(config: Any, *names: str) -> None:

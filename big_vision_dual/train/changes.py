@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -67,8 +68,18 @@ def _default(name: str) -> str | None:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A ConfigDict as it comes back from config.json: tuples as lists, objects as their text."""
-    return json.loads(json.dumps(config.to_dict(), default=str))
+    """A ConfigDict as config.json has it: tuples as lists, objects as their text."""
+    return json.loads(json.dumps(config.to_dict(), default=_text))
+
+
+def _text(value: Any) -> str:
+    """A function as its name and a digest of its bytecode, which another Python may change; else the object's text."""
+    code = getattr(value, "__code__", None)
+    if code is None:
+        return str(value)
+    constants = [constant for constant in code.co_consts if not hasattr(constant, "co_code")]
+    digest = hashlib.sha256(code.co_code + repr((code.co_names, constants)).encode()).hexdigest()
+    return f"{value.__module__}.{value.__qualname__} {digest[:12]}"
 
 
 def against(folder: run_files.Folder, config: Any) -> tuple[Change, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,33 +20,38 @@ _EMA = "predict_ema"
 class Evals:
     """Evaluators of a run; `pred='predict_ema'` in an evaluator's config has it use the averaged parameters.
 
-    only: names of those wanted, default all of them. Raises ValueError for a name that config.evals does not have.
+    only: names of those wanted, default all of them. workdir: where those that write do so.
+    Raises ValueError for a name that config.evals does not have.
     """
 
-    def __init__(self, run: Run, only: Sequence[str] = ()):
+    def __init__(self, run: Run, only: Sequence[str] = (), workdir: os.PathLike[str] | None = None):
         self._total_steps = run.total_steps
         specs = _chosen(run.config.get("evals") or {}, only)
         self._uses_ema = {name for name, spec in specs.items() if spec.get("pred") == _EMA}
         self._scheduled = evaluators.make(
             specs, predict_fns(run.config, run.model), _source_factory(run.config), run.fns.mesh,
             batch_size=run.config.input.batch_size, total_steps=run.total_steps, data_size=run.data_size,
+            workdir=workdir,
         )  # fmt: skip
 
     def run(self, step: int, state: TrainState) -> Iterator[tuple[str, float]]:
         """(metric, value) of every evaluator that is due after `step`."""
-        yield from self._measure((each for each in self._scheduled if each.due(step, self._total_steps)), state)
+        yield from self._measure((each for each in self._scheduled if each.due(step, self._total_steps)), step, state)
 
     def run_at_start(self, state: TrainState) -> Iterator[tuple[str, float]]:
         """(metric, value) of every evaluator that is wanted before the first step."""
-        yield from self._measure((each for each in self._scheduled if each.at_start), state)
+        yield from self._measure((each for each in self._scheduled if each.at_start), 0, state)
 
     def run_all(self, state: TrainState) -> Iterator[tuple[str, float]]:
         """(metric, value) of every evaluator, due or not."""
-        yield from self._measure(self._scheduled, state)
+        yield from self._measure(self._scheduled, int(state.step), state)
 
-    def _measure(self, those: Iterable[evaluators.Scheduled], state: TrainState) -> Iterator[tuple[str, float]]:
+    def _measure(
+        self, those: Iterable[evaluators.Scheduled], step: int, state: TrainState
+    ) -> Iterator[tuple[str, float]]:
         for scheduled in those:
-            yield from scheduled.run(state.ema_params if scheduled.name in self._uses_ema else state.params)
+            params = state.ema_params if scheduled.name in self._uses_ema else state.params
+            yield from scheduled.run(params, step)
 
 
 def _chosen(specs: Mapping[str, Any], only: Sequence[str]) -> Mapping[str, Any]:

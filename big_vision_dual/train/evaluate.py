@@ -13,6 +13,7 @@ from big_vision_dual.core import trees
 from big_vision_dual.models import weights
 from big_vision_dual.train import setup, start
 from big_vision_dual.train.evals import Evals
+from big_vision_dual.train.workdir import located
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Evaluation:
 def evaluate(config: Any, workdir: epath.PathLike | None = None, only: Sequence[str] = ()) -> Evaluation:
     """Runs the evaluators of `config` on the newest checkpoint of `workdir`, or else on config.model_init.
 
-    only: names of evaluators, default all. Nothing is written. Raises CheckpointError for a workdir without a
+    only: names of evaluators, default all. Nothing is written but by evaluators that do so. Raises CheckpointError for a workdir without a
     checkpoint or with another model's, WeightsError for such a file, ValueError where there is nothing to
     evaluate or to evaluate with, and what `setup.prepare` raises. Warns of leaves that are not the file's.
     """
@@ -36,7 +37,7 @@ def evaluate(config: Any, workdir: epath.PathLike | None = None, only: Sequence[
     if not config.get("evals"):
         raise ValueError("config.evals is empty; give a config that has evaluators.")
     run = setup.prepare(config)
-    evals = Evals(run, only)
+    evals = Evals(run, only, workdir and located(workdir))
     if workdir:
         state, _ = start.left_by(run, workdir, f"--workdir {workdir}")
         return Evaluation(str(workdir), int(state.step), dict(evals.run_all(state)))

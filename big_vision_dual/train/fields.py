@@ -16,6 +16,8 @@ from big_vision_dual.core import rules
 
 UNITS = ("steps", "epochs", "examples", "percent")
 """Of durations: Big Vision's `{name}_{steps,epochs,examples,percent}`, at most one of which is set."""
+EVALUATORS = ("classification", "fewshot_lsr", "language", "mean", "save")
+"""Those that are here, by the names of their modules."""
 SCHEDULING = ("type", "pred", "prefix", "skip_first", "at_start", "cache", *(f"log_{unit}" for unit in UNITS))
 """Fields of any evaluator, one of your own too."""
 NEEDED: Any = ...
@@ -184,7 +186,7 @@ _DATA = (
           Row(_COUNT, (1, 3))),
     Field("input", dict, NEEDED, "training data; a mixture has its parts' settings in input.PART"),
     Field("input.data", dict, NEEDED, "the data set, or a mixture {part: weight}"),
-    Field("input.data.name", str, NEEDED, "name in TFDS, mnist5k, array:FILE.npz, or bytes"),
+    Field("input.data.name", str, NEEDED, "name in TFDS, mnist5k, array:FILE.npz, bytes, or bv:jsonl"),
     Field("input.data.split", str, "train", "a split, or a slice such as train[:99%]"),
     Field("input.data.data_dir", str, None, "folder of TFDS data sets; TFDS's own without it"),
     Field("input.data.path", str, None, "of bytes: a text file, or tfds:NAME"),
@@ -192,6 +194,11 @@ _DATA = (
     Field("input.data.validation", float, 0.1, "of bytes: the share of the text held out", _SHARE),
     Field("input.data.tfds_split", str, "train", "of bytes in TFDS: the split read"),
     Field("input.data.feature", str, "text", "of bytes in TFDS: the feature read"),
+    Field("input.data.fname", str, None, "of bv:jsonl: the file, one JSON object a line"),
+    Field("input.data.fopen_keys", tuple | dict, (), "of bv:jsonl: entries that name files, or {entry: their folder}",
+          open=True),
+    Field("input.data.start", int, 0, "of bv:jsonl: the first line taken", _FROM_0),
+    Field("input.data.stop", int, None, "of bv:jsonl: the line after the last one taken", _COUNT),
     Field("input.data.*", float, 0.0, "of a mixture: the weight of a part", _NOT_NEGATIVE),
     Field("input.batch_size", int, NEEDED, "examples a step, over all devices", _COUNT),
     Field("input.accum_freq", int, 1, "micro-batches whose gradients are averaged before a step", _COUNT),
@@ -201,11 +208,15 @@ _DATA = (
     Field("input.cache_raw", bool, False, "whether all encoded examples stay in memory"),
     Field("input.prefetch", int, 2, "batches made ahead", _FROM_0),
     Field("input.skip_bad_records", int, 0, "unusable TFDS records of a host that others replace, at most", _FROM_0),
+    Field("input.keep_only", tuple, (), "entries of an example that are left after preprocessing; all without it"),
+    Field("input.pre_filter_fn", types.FunctionType, None,
+          "{entry: tensor} -> bool, of examples before preprocessing: which ones are trained on"),
     Field("input.*", dict, {}, "of a mixture: the settings of a part"),
     Field("input.*.data", dict, NEEDED, "its data set, as input.data", open=True),
     Field("input.*.pp", str, "", "its preprocessing"),
     Field("input.*.shuffle_buffer_size", int, 0, "its share of what is held to draw from", _FROM_0),
     Field("input.*.cache_raw", bool, False, "whether it stays in memory"),
+    Field("input.*.pre_filter_fn", types.FunctionType, None, "its filter, as input.pre_filter_fn"),
     Field("pp_modules", tuple, (), "modules with preprocessing ops of one's own"),
     Field("mixup", dict, None, "mixing of examples (Zhang et al. 2018)"),
     Field("mixup.p", float, 0.0, "of Beta(p, p), from which the share is drawn; 0 mixes nothing", _NOT_NEGATIVE),
@@ -343,7 +354,7 @@ _EVALS = (
     Field("evals", dict, {}, "{name of your own: evaluator}"),
     Field("evals.*", dict, {}, "one evaluator; one of your own has its own fields"),
     Field("evals.*.type", str, None, "the evaluator; its name without it",
-          OneOf(("classification", "fewshot_lsr", "language", "mean"), dotted=True)),
+          OneOf(EVALUATORS, dotted=True)),
     *_duration("evals.*.log", "period of the evaluation", "an error"),
     Field("evals.*.skip_first", bool, False, "whether it does not run after step 1"),
     Field("evals.*.at_start", bool, False, "whether it also runs before step 1"),
@@ -357,6 +368,7 @@ _EVALS = (
     Field("evals.*.loss_name", str, "softmax_xent", "of classification", _LOSSES),
     Field("evals.*.label_key", str, None, "the labels; labels, of fewshot_lsr label"),
     Field("evals.*.metric", str, "acc@1", "of classification: the name of the share", OneOf(("acc@1", "prec@1"))),
+    Field("evals.*.outfile", str, NEEDED, "of save: the file, '{workdir}/NAME-{step:09d}.npz'"),
     Field("evals.*.datasets", dict, NEEDED, "of fewshot_lsr: {name: (data set, train split, test split)}", open=True),
     Field("evals.*.shots", tuple, (1, 5, 10, 25), "of fewshot_lsr: examples a class", Row(_COUNT)),
     Field("evals.*.l2_reg", float | tuple, 1024.0, "of fewshot_lsr: regularization, or several", Row(_NOT_NEGATIVE)),

@@ -105,7 +105,7 @@ class _Session:
         atoms = None if rows is None else rows.parent / run_files.ATOM_NORMS
         self._atom_writer = metrics.MetricWriter(atoms, after_step=self._step)
         self._sizes = Watch(run.course, run.table, begun.notes.get("sizes"))
-        self._evals = Evals(run)
+        self._evals = Evals(run, workdir=folder)
         self._monitor = health.Monitor(run.fns.state.params)
         self._profile = stack.enter_context(Profile(run.config.get("profile"), folder))
         self._clock = _clock(run, begun.notes.get("core_seconds", 0.0))

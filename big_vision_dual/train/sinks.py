@@ -16,7 +16,7 @@ from etils import epath
 
 from big_vision_dual.core import files
 from big_vision_dual.core.tables import TargetNormTable
-from big_vision_dual.train import run_files, table_picture
+from big_vision_dual.train import changes, run_files, table_picture
 from big_vision_dual.train import workdir as workdir_lib
 from big_vision_dual.train.setup import Run
 
@@ -208,7 +208,7 @@ def _described(run: Run, workdir: epath.Path) -> dict[str, Any]:
         "job_type": "train",
         "tags": [str(config.model_name), optimizer, str(jax.devices()[0].platform)],
         "notes": workdir_lib.command(),
-        "config": {**config.to_dict(), "run": {**workdir_lib.facts(run), "workdir": os.fspath(workdir)}},
+        "config": {**changes.plain(config), "run": {**workdir_lib.facts(run), "workdir": os.fspath(workdir)}},
     }
 
 

@@ -99,7 +99,7 @@ def describe(run: Run, folder: epath.Path, replaced_at: int | None) -> None:
         return
     if replaced_at is not None:
         changes.keep(folder, replaced_at)
-    files.write_json(folder / run_files.CONFIG, run.config.to_dict())
+    files.write_json(folder / run_files.CONFIG, changes.plain(run.config))
     files.write_json(folder / run_files.VERSIONS, {**facts(run), "started": _started(folder)})
     if run.table is not None:
         files.write(folder / run_files.TABLE, tables.dumps(run.table))

@@ -351,6 +351,12 @@ TFDS = "config.input.data is 'imagenet2012' of TFDS, without a data_dir that the
         ("vit_s16_i1k", (), LaunchError, TFDS + r" \(given: none\).*--config.input.data.data_dir=gs://BUCKET/tfds"),
         ("vit_s16_i1k", ("--config.input.data.data_dir=/data",), LaunchError, TFDS + r" \(given: /data\)"),
         ("study_vit:array:/tmp/x.npz", (), LaunchError, "config.input.data reads /tmp/x.npz, which the workers"),
+        (
+            "mnist5k_vit",
+            ("--config.input.data.name=bv:jsonl", "--config.input.data.fname=/tmp/x.jsonl"),
+            LaunchError,
+            "config.input.data reads /tmp/x.jsonl, which the workers",
+        ),
     ],
 )
 @pytest.mark.parametrize("dry_run", [True, False])

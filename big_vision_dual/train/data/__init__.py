@@ -19,7 +19,7 @@ from big_vision_dual.train.data.padded import PaddedBatches
 __all__ = ["Batch", "DataError", "PaddedBatches", "Source", "check_classes", "evaluation", "make"]
 
 _SETTINGS = ("data", "batch_size", "pp", "shuffle_buffer_size", "cache_raw", "prefetch", "augment", "accum_freq",
-             "skip_bad_records")  # fmt: skip
+             "skip_bad_records", "keep_only", "pre_filter_fn")  # fmt: skip
 
 
 _log = logging.getLogger(__name__)
@@ -57,11 +57,13 @@ def make(
 ) -> Source:
     """The training source of `config.input`.
 
-    data: dict(name=, split=, data_dir=), of TFDS, of `arrays` or of `text`; or, mixed by weights, dict(part=weight,
-      ...) with the settings of each part (data, pp, shuffle_buffer_size, cache_raw) in `config.part`.
+    data: dict(name=, split=, data_dir=), of TFDS, of `arrays`, `text` or `jsonl`; or, mixed by weights, dict(part=weight,
+      ...) with the settings of each part (data, pp, shuffle_buffer_size, cache_raw, pre_filter_fn) in `config.part`.
     batch_size: of all hosts together; process_count must divide it.
     pp: op string (see `big_vision_dual.train.pp`); augment: for arrays instead, see `augment`.
     shuffle_buffer_size: examples held, still encoded, to draw from; cache_raw: hold all of this host's.
+    keep_only: entries of an example that are left after preprocessing, of all parts. pre_filter_fn: a function of
+      TensorFlow, {entry: tensor} -> bool, of examples before preprocessing, images still encoded.
     prefetch: batches made ahead (default 2). accum_freq is the trainer's.
     skip_bad_records: so many records of TFDS that cannot be read or preprocessed are replaced by others; default 0.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from big_vision_dual.core import files
 from big_vision_dual.train.data.augment import Augment, augment_fn
-from big_vision_dual.train.data.base import Batch, DataError, host_range
+from big_vision_dual.train.data.base import OF_STREAMS, Batch, DataError, host_range
 from big_vision_dual.train.data.drawn import DrawnSource
 from big_vision_dual.train.data.padded import PaddedBatches
 from big_vision_dual.train.data.permutation import permuted
@@ -185,11 +185,7 @@ class ArraySource(DrawnSource):
     def from_config(
         cls, config: Mapping[str, Any], *, seed: int, process_index: int, process_count: int
     ) -> ArraySource:
-        refused = [
-            name
-            for name in ("pp", "shuffle_buffer_size", "cache_raw", "prefetch", "skip_bad_records")
-            if config.get(name)
-        ]
+        refused = [name for name in OF_STREAMS if config.get(name)]
         if refused or "data_dir" in config["data"]:
             raise DataError(
                 f"config.input: {', '.join(refused) or 'data.data_dir'} has no meaning for the arrays "

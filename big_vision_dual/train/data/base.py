@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 Batch = dict[str, np.ndarray]
+OF_STREAMS = ("pp", "shuffle_buffer_size", "cache_raw", "prefetch", "skip_bad_records", "keep_only", "pre_filter_fn")
+"""Settings of an input that have no meaning for what stays on the device."""
 
 
 class DataError(ValueError):

@@ -11,7 +11,7 @@ from big_vision_dual.train import pp
 from big_vision_dual.train.data import faults
 from big_vision_dual.train.data.base import Batch, DataError
 from big_vision_dual.train.data.padded import PaddedBatches
-from big_vision_dual.train.data.tfds import open_split
+from big_vision_dual.train.data.splits import open_split
 from big_vision_dual.train.data.training import check_batchable, pipeline_options
 from big_vision_dual.train.pp.quiet_tf import tf
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_dual.train.data.base import Batch, DataError, host_range
+from big_vision_dual.train.data.base import OF_STREAMS, Batch, DataError, host_range
 from big_vision_dual.train.data.drawn import DrawnSource
 from big_vision_dual.train.data.padded import PaddedBatches
 
@@ -102,8 +102,7 @@ class ByteSource(DrawnSource):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, seed: int, process_index: int, process_count: int) -> ByteSource:
-        settings = ("pp", "shuffle_buffer_size", "cache_raw", "prefetch", "augment", "skip_bad_records")
-        refused = [name for name in settings if config.get(name)]
+        refused = [name for name in (*OF_STREAMS, "augment") if config.get(name)]
         if refused:
             raise DataError(f"config.input: {', '.join(refused)} has no meaning for bytes; leave it out.")
         data = config["data"]

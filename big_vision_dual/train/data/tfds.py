@@ -6,7 +6,7 @@ Only files are read: the code that generated a data set is not imported, and not
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Split:
     features: parses one serialized example.
     spans: {index in `files`: (offset, length) in bytes of its records} of files that are read by position, because
       they are damaged (see `faults`); a record of length 0 cannot be read, and is given as an empty string.
+    keep: says of a parsed example whether it belongs; num_examples then counts those that do.
     """
 
     num_examples: int
@@ -37,6 +38,7 @@ class Split:
     files: tuple[tuple[str, int, int], ...]
     features: Any
     spans: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
+    keep: Callable[[dict[str, Any]], Any] | None = None
 
     @property
     def num_classes(self) -> int | None:
@@ -50,6 +52,10 @@ class Split:
 
     def located(self, file_order: Any = None) -> Dataset:
         """(serialized example, index of its file, its number in the file); `file_order`: indices of the files."""
+        keep, found = self.keep, self._all(file_order)
+        return found if keep is None else found.filter(lambda record, *_: keep(self.parse(record)))
+
+    def _all(self, file_order: Any = None) -> Dataset:
         names, skips, takes = zip(*self.files, strict=True) if self.files else ((), (), ())
         indices = tf.range(len(self.files), dtype=tf.int64)
         columns = indices, tf.constant(names, tf.string), tf.constant(skips, tf.int64), tf.constant(takes, tf.int64)

@@ -10,12 +10,13 @@ from typing import Any
 from big_vision_dual.train import pp
 from big_vision_dual.train.data import faults, streams
 from big_vision_dual.train.data.base import Batch, DataError, derived_seed, local_size
-from big_vision_dual.train.data.tfds import Split, open_split
+from big_vision_dual.train.data.splits import filtered, open_split
+from big_vision_dual.train.data.tfds import Split
 from big_vision_dual.train.pp.quiet_tf import Dataset, tf
 
 _SHUFFLE, _PREPROCESS, _MIX = range(3)  # purposes of derived seeds
 _PREFETCH = 2
-_PART_SETTINGS = ("data", "pp", "shuffle_buffer_size", "cache_raw")
+_PART_SETTINGS = ("data", "pp", "shuffle_buffer_size", "cache_raw", "pre_filter_fn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +94,15 @@ def _part(
     host: tuple[int, int],
     modules: tuple[str, ...],
     guard: bool,
+    keep_only: Sequence[str],
 ) -> Part:
     split, ops = open_split(config["data"], *host), config.get("pp") or ""
+    if config.get("pre_filter_fn"):
+        if guard:
+            raise DataError("config.input has pre_filter_fn and skip_bad_records; possible: one of them.")
+        split = filtered(split, config["pre_filter_fn"])
+    if keep_only:
+        ops = "|".join(filter(None, [ops, f"keep({', '.join(map(repr, keep_only))})"]))
     return Part(
         split=split,
         num_classes=None if modules or "lookup" in (call.name for call in pp.parse(ops)) else split.num_classes,
@@ -137,7 +145,7 @@ class TfdsSource:
         if not isinstance(limit, int) or limit < 0:
             raise DataError(f"config.input.skip_bad_records is {limit!r}; possible: a number of records, 0 for none.")
         configs = [_part_config(config, name) for name in weights] if weights else [config]
-        shared = {"host": host, "modules": pp_modules, "guard": limit > 0}
+        shared = {"host": host, "modules": pp_modules, "guard": limit > 0, "keep_only": config.get("keep_only") or ()}
         return cls(
             parts=tuple(_part(part, seed, index, **shared) for index, part in enumerate(configs)),
             mixture=streams.Mixture(tuple(weights.values()) or (1.0,), derived_seed(seed, _MIX, process_index)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,12 +15,10 @@ from jax.sharding import Mesh
 from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.train import optim
 from big_vision_dual.train.evaluators.batches import Source, SourceFactory
-from big_vision_dual.train.fields import SCHEDULING
+from big_vision_dual.train.fields import EVALUATORS, SCHEDULING
 from big_vision_dual.train.optim import arguments, durations
 
 __all__ = ["EVALUATORS", "Scheduled", "Source", "SourceFactory", "make"]
-
-EVALUATORS = ("classification", "fewshot_lsr", "language", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +39,10 @@ class Scheduled:
         """Whether it runs after `step` (counted from 1)."""
         return optim.fires(step, self.every, total_steps, first=not self.skip_first)
 
-    def run(self, params: Any) -> Iterator[tuple[str, float]]:
-        """(prefixed metric name, value) pairs."""
-        for metric, value in self.evaluator.run(params):
+    def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
+        """(prefixed metric name, value) pairs of the parameters after `step`."""
+        told = {"step": step} if "step" in inspect.signature(self.evaluator.run).parameters else {}
+        for metric, value in self.evaluator.run(params, **told):
             yield f"{self.prefix}{metric}", value
 
 
@@ -54,6 +55,7 @@ def make(
     batch_size: int,
     total_steps: int | None = None,
     data_size: int | None = None,
+    workdir: os.PathLike[str] | None = None,
 ) -> list[Scheduled]:
     """The evaluators of `config.evals`, {name: mapping}.
 
@@ -65,12 +67,11 @@ def make(
     predict_fns: {name: (params, batch) -> (logits, out)}; 'mean' needs one that gives {metric: (B,) values}.
     source_factory: (data, pp_fn, global batch size) -> `Source`.
     batch_size, total_steps, data_size: of training, to turn epochs and shares into steps; batch_size is also
-      the evaluation's where it names none.
+      the evaluation's where it names none. workdir: of the run, for an Evaluator that has this keyword; one whose
+      `run` has the keyword `step` is told the step.
     """
-    return [
-        _make_one(name, spec, predict_fns, source_factory, mesh, (data_size, batch_size, total_steps))
-        for name, spec in evals.items()
-    ]
+    sizes, given = (data_size, batch_size, total_steps), {"mesh": mesh, "workdir": workdir}
+    return [_make_one(name, spec, predict_fns, source_factory, given, sizes) for name, spec in evals.items()]
 
 
 def _make_one(
@@ -78,7 +79,7 @@ def _make_one(
     spec: Mapping[str, Any],
     predict_fns: Mapping[str, Callable[..., Any]],
     source_factory: SourceFactory,
-    mesh: Mesh,
+    given: Mapping[str, Any],
     sizes: tuple[int | None, int, int | None],
 ) -> Scheduled:
     what = f"config.evals.{name}"
@@ -87,8 +88,10 @@ def _make_one(
         raise ValueError(f"{what}.pred={predict!r}; possible: {', '.join(sorted(predict_fns))}.")
     options = {"batch_size": sizes[1], **{key: spec[key] for key in spec if key not in SCHEDULING}}
     factory = functools.partial(source_factory, cache=spec["cache"]) if spec.get("cache") else source_factory
-    options |= {"predict_fn": predict_fns[predict], "source_factory": factory, "mesh": mesh}
     evaluator = _module(kind, what).Evaluator
+    options |= {"predict_fn": predict_fns[predict], "source_factory": factory, "mesh": given["mesh"]}
+    if "workdir" in inspect.signature(evaluator).parameters:
+        options["workdir"] = given["workdir"]
     arguments.check(evaluator, options, f"{what} ({kind})")
     every = durations.steps("log", spec, *sizes)
     return Scheduled(name, evaluator(**options), every, spec.get("prefix", f"{name}/"), spec.get("skip_first", False),

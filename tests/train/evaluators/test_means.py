@@ -98,7 +98,7 @@ def test_what_stays_in_memory_is_handed_to_the_source():
 
 def run_all():
     weights = examples()[2].astype(np.float32)
-    return {name: value for one in make(SPECS) for name, value in one.run(weights)}
+    return {name: value for one in make(SPECS) for name, value in one.run(weights, 1)}
 
 
 def expected():
