@@ -28,8 +28,8 @@ class Evaluation:
 def evaluate(config: Any, workdir: epath.PathLike | None = None, only: Sequence[str] = ()) -> Evaluation:
     """Runs the evaluators of `config` on the newest checkpoint of `workdir`, or else on config.model_init.
 
-    only: names of evaluators, default all. Nothing is written but by evaluators that do so. Raises CheckpointError for a workdir without a
-    checkpoint or with another model's, WeightsError for such a file, ValueError where there is nothing to
+    only: names of evaluators, default all. Nothing is written but by those that save. Raises CheckpointError for a
+    workdir without a checkpoint or with another model's, WeightsError for such a file, ValueError where there is nothing to
     evaluate or to evaluate with, and what `setup.prepare` raises. Warns of leaves that are not the file's.
     """
     if not workdir and not config.get("model_init"):

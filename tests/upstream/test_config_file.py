@@ -135,7 +135,7 @@ def get_config(arg=None):
 
 @pytest.fixture
 def trained(config_file, tmp_path):
-    """The text of a config file whose data are lines of JSON that name images: class by colour, a fourth to leave out."""
+    """A config file whose data are lines of JSON that name images: three classes by colour, a fourth to leave out."""
     (config_file.parent / "common.py").write_text(
         "import ml_collections\ndef parse_arg(arg, **defaults):\n"
         "  given = dict(word.split('=') for word in arg.split(','))\n"

@@ -57,8 +57,8 @@ def make(
 ) -> Source:
     """The training source of `config.input`.
 
-    data: dict(name=, split=, data_dir=), of TFDS, of `arrays`, `text` or `jsonl`; or, mixed by weights, dict(part=weight,
-      ...) with the settings of each part (data, pp, shuffle_buffer_size, cache_raw, pre_filter_fn) in `config.part`.
+    data: dict(name=, split=, data_dir=), of TFDS, of `arrays`, `text` or `jsonl`; or, mixed by weights,
+      dict(part=weight, ...) with each part's data, pp, shuffle_buffer_size, cache_raw, pre_filter_fn in `config.part`.
     batch_size: of all hosts together; process_count must divide it.
     pp: op string (see `big_vision_dual.train.pp`); augment: for arrays instead, see `augment`.
     shuffle_buffer_size: examples held, still encoded, to draw from; cache_raw: hold all of this host's.

@@ -69,7 +69,7 @@ def _content(path: Any) -> Any:
 
 
 def open_lines(data: Mapping[str, Any], process_index: int, process_count: int) -> Lines:
-    """The share of a host in the lines of a file, see the module. Raises `DataError` for what cannot be read as such."""
+    """The share of a host in the lines of a file, see the module. Raises `DataError` for what is no such file."""
     unknown = sorted(set(data) - set(_KEYS))
     if unknown or not data.get("fname"):
         raise DataError(
@@ -126,7 +126,7 @@ def _object(line: str, name: str, number: int) -> dict[str, Any]:
 
 
 def _with_folders(example: dict[str, Any], folders: Mapping[str, str], name: str, number: int) -> dict[str, Any]:
-    for key, folder in folders.items():
+    for key in folders:
         if not isinstance(example.get(key), str):
             raise DataError(f"{name}: line {number} has no file name {key!r}, of fopen_keys; it has {sorted(example)}.")
     return {key: os.path.join(folders[key], value) if key in folders else value for key, value in example.items()}

@@ -23,7 +23,8 @@ class Evaluator:
     predict_fn: (params, batch) -> a tree of arrays with the batch as first axis; for (logits, out) the paths are
       outputs/0 and outputs/1/... data, pp_fn, batch_size: for `source_factory`.
     outfile: path, local or gs://, in which {workdir} and {step} stand for the run's, '{workdir}/saved-{step:09d}.npz'.
-    The first process holds all of it in memory; on one host it is in the data set's order. Raises ValueError for an outfile that cannot be filled in.
+    The first process holds all of it in memory; on one host it is in the data set's order. Raises ValueError for an
+    outfile that cannot be filled in.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Evaluator:
             return self._outfile.format(step=step, **self._where)
         except (KeyError, IndexError, ValueError) as error:
             possible = "{workdir} and {step}" if self._where else "{step}; there is no workdir for {workdir}"
-            raise ValueError(f"outfile={self._outfile!r} cannot be filled in: {error!r}; possible: {possible}.") from None
+            raise ValueError(f"outfile={self._outfile!r}: {error!r}; possible: {possible}.") from None
 
 
 @functools.cache

@@ -30,9 +30,7 @@ def predict(params, batch):
 def saver(outfile, workdir=None):
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
     spec = {"type": "save", "data": {"name": "some"}, "outfile": outfile, "log_steps": 10, "batch_size": 4}
-    return evaluators.make(
-        {"kept": spec}, {"predict": predict}, source_factory, mesh, batch_size=8, workdir=workdir
-    )[0]
+    return evaluators.make({"kept": spec}, {"predict": predict}, source_factory, mesh, batch_size=8, workdir=workdir)[0]
 
 
 def test_all_examples_are_saved_without_padding(tmp_path):
@@ -51,7 +49,7 @@ def test_all_examples_are_saved_without_padding(tmp_path):
 @pytest.mark.parametrize(
     ("outfile", "said"),
     [
-        ("{workdir}/x.npz", r"cannot be filled in: KeyError\('workdir'\); possible: \{step\}; there is no workdir"),
+        ("{workdir}/x.npz", r"KeyError\('workdir'\); possible: \{step\}; there is no workdir"),
         ("x-{stop}.npz", "KeyError.'stop'"),
         ("x-{step:q}.npz", "Unknown format code 'q'"),
     ],
