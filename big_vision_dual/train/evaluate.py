@@ -29,8 +29,8 @@ def evaluate(config: Any, workdir: epath.PathLike | None = None, only: Sequence[
     """Runs the evaluators of `config` on the newest checkpoint of `workdir`, or else on config.model_init.
 
     only: names of evaluators, default all. Nothing is written but by those that save. Raises CheckpointError for a
-    workdir without a checkpoint or with another model's, WeightsError for such a file, ValueError where there is nothing to
-    evaluate or to evaluate with, and what `setup.prepare` raises. Warns of leaves that are not the file's.
+    workdir without a checkpoint or with another model's, WeightsError for such a file, ValueError where there is
+    nothing to evaluate or to evaluate with, and what `setup.prepare` raises. Warns of leaves that are not the file's.
     """
     if not workdir and not config.get("model_init"):
         raise ValueError("nothing to evaluate; give the --workdir of a run, or --config.model_init=FILE.npz.")
