@@ -3,11 +3,18 @@
 The iterations apply an odd polynomial to the singular values and leave the singular vectors alone:
 X <- a X + (b A + c A^2) X with A = X X^T, which maps sigma to a sigma + b sigma^3 + c sigma^5.
 They work with matrix products only, so a stack of matrices is one batched program on a TPU.
+
+Two things make them cheaper (benchmarks/polar.py, docs/performance.md):
+
+- A start at a tight bound on sigma_max instead of the Frobenius norm, so that fewer steps reach as far: `Polar.start`.
+- The Gram form for wide matrices: several steps on the n x n matrix A, then one product with X: `Polar.gram`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +27,41 @@ class Polar:
     """One way to orthogonalize.
 
     coefficients: (a, b, c) of each step; empty for the singular value decomposition.
-    band: where singular values from [1e-3, 1] of the Frobenius norm end up, in exact arithmetic.
+    band: where singular values from [`lowest`, 1] of the start's norm end up, in exact arithmetic.
     source: where the coefficients come from.
+    start: what X is divided by. 'frobenius': its norm, sqrt(stable rank) above sigma_max. 'schatten': its Schatten-8
+      norm, (sum of sigma^8)^(1/8) >= sigma_max, at most n^(1/8) above it, which the first step's A^2 gives for nothing.
+      'aol': every row by a number of its own, from the row sums of abs(A) (AOL, arXiv 2208.03160; "Turbo-Muon", arXiv
+      2512.04632): sigma_max <= 1 too, but it is the polar factor of another matrix that comes out.
+    gram: steps between two products with X where X is wide, in float32; 1 is the plain iteration. bfloat16 takes two at
+      most: rounding makes eigenvalues of A negative, and each step would multiply them by a^2.
     """
 
     name: str
     coefficients: Coefficients
     band: tuple[float, float]
     source: str
+    lowest: float = 1e-3
+    start: str = "frobenius"
+    gram: int = 1
+
+    def steps_a_product(self, n: int, m: int, dtype: Any) -> int:
+        """Steps between two products with a matrix n x m, n <= m: a further one costs 8 n^3 on the Gram matrix and
+        4 n^2 m + 2 n^3 on the matrix."""
+        most = min(self.gram, len(self.coefficients), 2 if jnp.dtype(dtype) == jnp.bfloat16 else self.gram)
+        return most if m >= 1.5 * n else 1
+
+    def first_turn(self, size: int) -> int:
+        """Steps before the loop of equal turns: those that do not fill one, and those that have a start to find."""
+        return len(self.coefficients) % size or (0 if self.start == "frobenius" else size)
+
+    def flops(self, n: int, m: int, dtype: Any) -> int:
+        """Of one matrix: multiplications and additions of its matrix products."""
+        n, m = min(n, m), max(n, m)
+        size = self.steps_a_product(n, m, dtype)
+        steps, first = len(self.coefficients), self.first_turn(size)
+        turns = ([first] if first else []) + [size] * ((steps - first) // size)
+        return sum(4 * n**2 * m + 2 * n**3 + (turn - 1) * 8 * n**3 for turn in turns)
 
 
 def _polar_express(steps: int) -> Coefficients:
@@ -58,6 +92,23 @@ _NEWTON_SCHULZ_6 = (
     (2172, -1833, 682),
 )
 
+# Polar Express' construction (`benchmarks/polar.py coefficients`) for singular values from .005 and from .002: the
+# published polynomials are for .001, which a tighter start need not reach.
+_FROM_005 = (
+    (8.071954, -22.533057, 16.196228),
+    (3.870961, -2.815044, 0.527113),
+    (3.158135, -2.321527, 0.474894),
+    (2.199956, -1.576993, 0.40893),
+)
+_FROM_002 = (
+    (8.171876, -22.811994, 16.396721),
+    (4.015211, -2.848974, 0.5205),
+    (3.693815, -2.707696, 0.517846),
+    (2.781172, -2.034887, 0.443302),
+    (2.002703, -1.385579, 0.388795),
+)
+_SOURCE = "benchmarks/polar.py, by the construction of Amsel et al., arXiv 2505.16932"
+
 POLARS = {
     polar.name: polar
     for polar in (
@@ -67,13 +118,16 @@ POLARS = {
             (0.866, 0.999),
             "Modula, github.com/modula-systems/modula; method: arXiv 2410.21265",
         ),
-        Polar("polar_express", _polar_express(6), (0.993, 1.001), "Amsel et al., arXiv 2505.16932"),
+        Polar("polar_express", _polar_express(6), (0.994, 1.001), "Amsel et al., arXiv 2505.16932"),
         Polar(
             "muon_5",
             ((3.4445, -4.7750, 2.0315),) * 5,
             (0.471, 1.202),
             "Keller Jordan, kellerjordan.github.io/posts/muon",
         ),
+        Polar("schatten_4", _FROM_005, (0.897, 1.087), _SOURCE, 5e-3, "schatten", gram=4),
+        Polar("schatten_5", _FROM_002, (0.962, 1.024), _SOURCE, 2e-3, "schatten", gram=5),
+        Polar("aol_4", _FROM_005, (0.897, 1.087), _SOURCE, 5e-3, "aol", gram=4),
         Polar("svd", (), (1.0, 1.0), "LAPACK's, in float32: the reference"),
     )
 }
@@ -109,7 +163,7 @@ def orthogonalize(
     if x.shape[-2] > x.shape[-1]:  # the Gram matrix shall be the smaller one
         return orthogonalize(x.mT, method, dtype, unroll).mT
     x = normalized(x)
-    return _iterate(x, method.coefficients, jnp.dtype(dtype), unroll) if method.coefficients else _svd(x)
+    return _iterate(x, method, jnp.dtype(dtype), unroll) if method.coefficients else _svd(x)
 
 
 def normalized(x: jax.Array, axes: tuple[int, ...] = (-2, -1)) -> jax.Array:
@@ -133,18 +187,58 @@ def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.matmul(x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _iterate(x: jax.Array, coefficients: Coefficients, dtype: jnp.dtype, unroll: bool | int) -> jax.Array:
+def _iterate(x: jax.Array, method: Polar, dtype: jnp.dtype, unroll: bool | int) -> jax.Array:
     """A loop, because unrolled steps triple the compile time (measured on ViT-S/16's shapes: 3.0 s to 1.0 s)."""
+    size = method.steps_a_product(*x.shape[-2:], dtype)
+    first = method.first_turn(size)
+    x = x.astype(dtype)
+    if first:
+        x = _turn(x, method.coefficients[:first], method.start)
+    turns = jnp.asarray(method.coefficients[first:], jnp.float32).reshape(-1, size, 3)
+    return jax.lax.scan(lambda x, steps: (_turn(x, steps), None), x, turns, unroll=unroll)[0].astype(jnp.float32)
 
-    def step(x: jax.Array, abc: jax.Array) -> tuple[jax.Array, None]:
-        a, b, c = abc
-        gram = matmul(x, x.mT)
-        gram_low = gram.astype(dtype)
-        polynomial = b * gram + c * matmul(gram_low, gram_low)
-        return (a * x + matmul(polynomial.astype(dtype), x)).astype(dtype), None
 
-    factors = jnp.asarray(coefficients, jnp.float32)
-    return jax.lax.scan(step, x.astype(dtype), factors, unroll=unroll)[0].astype(jnp.float32)
+def _turn(x: jax.Array, steps: Sequence[Any] | jax.Array, start: str = "frobenius") -> jax.Array:
+    """`steps`, and one product with the matrix, in its dtype. start: of the first of all steps.
+
+    One step is a X + (b A + c A^2) X. Several are X <- R_k .. R_1 X with R = a 1 + b A + c A^2 and A <- R A R. In this
+    order: written out, a^2 A + 2 a (b A + c A^2) A + .. cancels, and bfloat16 then leaves nothing of it.
+    """
+
+    def product(y: jax.Array, z: jax.Array) -> jax.Array:
+        return matmul(y.astype(x.dtype), z.astype(x.dtype))
+
+    gram = matmul(x, x.mT)
+    if start == "aol":
+        x, gram = _even_rows(x, gram)
+    done = None
+    for index, (a, b, c) in enumerate(steps):
+        square = product(gram, gram)
+        if start == "schatten" and index == 0:
+            bound = _bound(square)
+            a, b, c = a / bound, b / bound**3, c / bound**5
+        polynomial = b * gram + c * square
+        if len(steps) == 1:
+            return (a * x + product(polynomial, x)).astype(x.dtype)
+        factor = a * jnp.eye(x.shape[-2]) + polynomial
+        done = factor if done is None else product(factor, done)
+        if index + 1 < len(steps):
+            gram = product(product(factor, gram), factor)
+    assert done is not None
+    return product(done, x).astype(x.dtype)
+
+
+def _bound(square: jax.Array) -> jax.Array:
+    """Schatten-8 norm of X, (..., 1, 1), from A^2; 1 for zero. What A^2 overflows or loses is not seen: |X|_F <= 1."""
+    norm = jnp.sqrt(jnp.sqrt(jnp.linalg.norm(square, axis=(-2, -1), keepdims=True)))
+    return jnp.where(norm > 0, norm, 1)
+
+
+def _even_rows(x: jax.Array, gram: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """X and A with each row of X over the square root of the sum of abs(A) in it: sigma_max <= 1; zero stays zero."""
+    sums = jnp.sum(jnp.abs(gram), axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.where(sums > 0, sums, 1))
+    return (scale * x).astype(x.dtype), scale * gram * scale.mT
 
 
 def _svd(x: jax.Array) -> jax.Array:
