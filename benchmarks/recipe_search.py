@@ -4,9 +4,9 @@ Command: python benchmarks/recipe_search.py OUT [--start balanced] [--trials 26]
 
 Starts: `balanced` (every entry of every matrix moves alike, docs/track.md) at width 64, as masses; `seen` (all matrices
 alike in the algebra, but those with fan_out < fan_in corrected by the share of a random input that they see);
-`coherence` (what best turns a real batch's output changes into the descent of its loss); `recipe` (what the walk from
-`balanced` found), on a longer budget, with the switches of the architecture and a radius. None of the budgets and seeds
-is the track's own.
+`coherence` (steps in proportion to what a real batch says of the output changes that they make); `recipe` (what the
+walk from `balanced` found), on a longer budget, with the switches of the architecture and a radius. None of the budgets
+and seeds is the track's own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ ROLES = (
 )  # fmt: skip
 """Regexes of whole paths: what moves with a step of its own."""
 PROBE = 256  # images of the batch that `coherence` measures
-LEAST = 1 / 64  # of the largest step: what a role gets that the program gives nothing
+LEAST = 1 / 16  # of the largest share: what a role gets that the program gives none
+FLOOR = 0.1  # of the median change: what moves the output by less counts as if it moved it by so much
 
 
 def _entry(base: entries.Config, fields: entries.Config, space: Space) -> entries.Entry:
@@ -88,50 +89,48 @@ def seen(base: entries.Config) -> entries.Entry:
 
 
 def coherence(base: entries.Config) -> entries.Entry:
-    """Steps of roles whose output changes, added up, best fit the descent of the loss; the step is tuned."""
+    """Roles share the change of the output as a real batch says (`_coherent`); the step is tuned."""
     start = _entry(base, _norms(MASSES), _STEP)
     return dataclasses.replace(start, config={**start.config, "target_norm_scale": _coherent(start.config)})
 
 
 def _coherent(config: entries.Config) -> list[list[object]]:
-    """[regex, factor on the target norms of `config`] a role, from a non-negative least squares on a real batch.
+    """[regex, factor on the target norms of `config`] a role, from a non-negative quadratic program on a real batch.
 
-    Its unknowns are the roles' steps: their output changes, added up, are to be the logits' own descent. Roles that
-    push the same directions share one step; what it gives nothing gets `LEAST`.
+    Its unknowns m are how far each role moves the output, and C the cosines between the roles' output changes: the
+    least of m'Cm/2 - sum(m), m >= 0, gives one share to roles that push the same directions, not one each.
     """
     table = norm_trees.table_for(config)
     role_of = trees.first_match([(role, role) for role in ROLES], [row.path for row in table.rows], "ROLES")
-    steps, _ = scipy.optimize.nnls(*_pushes(config, table, role_of))
-    steps = np.maximum(steps, LEAST * steps.max())
+    changes = _changes(config, table, role_of)
+    lengths = np.linalg.norm(changes, axis=0)
+    root = np.linalg.cholesky((changes / lengths).T @ (changes / lengths) + 1e-6 * np.eye(len(ROLES)))
+    shares, _ = scipy.optimize.nnls(root.T, np.linalg.solve(root, np.ones(len(ROLES))))
+    steps = np.maximum(shares, LEAST * shares.max()) / np.maximum(lengths, FLOOR * np.median(lengths))
     given = [np.mean([np.log(row.target_norm) for row in table.rows if role_of[row.path] == role]) for role in ROLES]
     logs = np.log(steps) - given
     return [[role, float(np.exp(log))] for role, log in zip(ROLES, logs - logs.mean(), strict=True)]
 
 
-def _pushes(
-    config: entries.Config, table: TargetNormTable, role_of: Mapping[str, str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(change of all logits of a batch when each role takes unit steps, (logits, roles); the descent of their loss)."""
+def _changes(config: entries.Config, table: TargetNormTable, role_of: Mapping[str, str]) -> np.ndarray:
+    """(logits of a batch, roles): their change when each role takes unit steps down its gradient."""
     split = dataset.load({**config["input"]["data"], "split": rules.load("digits").train}, config)
     batch = arrays.to_model(jnp.asarray(split.images[:PROBE]), jnp.asarray(split.labels[:PROBE]), config["num_classes"])
     model = models.of(config)
     params = init.params(config, model, 1)
-
-    def logits(params: Any) -> jax.Array:
-        return model.apply({"params": params}, losses.inputs(batch), train=False)[0]
-
-    gradient = jax.grad(losses.training(config, model))(params, batch, jax.random.key(0))
-    steps = unit_steps(table, gradient)
+    steps = unit_steps(table, jax.grad(losses.training(config, model))(params, batch, jax.random.key(0)))
 
     @jax.jit
-    def change(index: int) -> jax.Array:
+    def change(params: Any, steps: Any, index: int) -> jax.Array:
         def part(name: str, step: jax.Array) -> jax.Array:
             return jnp.where(index == ROLES.index(role_of[name]), -step, 0)
 
+        def logits(params: Any) -> jax.Array:
+            return model.apply({"params": params}, losses.inputs(batch), train=False)[0]
+
         return jax.jvp(logits, (params,), (trees.map_with_path(part, steps),))[1]
 
-    changes = np.stack([np.ravel(change(index)) for index in range(len(ROLES))], axis=1)
-    return changes, np.ravel(batch["labels"] - jax.nn.softmax(logits(params)))
+    return np.stack([np.ravel(change(params, steps, index)) for index in range(len(ROLES))], axis=1)
 
 
 def recipe(base: entries.Config) -> entries.Entry:
