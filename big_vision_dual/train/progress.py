@@ -27,7 +27,8 @@ class Eta:
         begun, since = self._first
         if done <= begun:
             return "ETA -"
-        return f"ETA {clock((time.monotonic() - since) / (done - begun) * (self._total - done))}"
+        left = max(0.0, self._total - done)  # a sum of parts may exceed the whole by its rounding
+        return f"ETA {clock((time.monotonic() - since) / (done - begun) * left)}"
 
 
 def clock(seconds: float) -> str:
