@@ -45,6 +45,11 @@ class Results:
             os.fsync(file.fileno())
         self._records[trial.digest] = json.loads(line)
 
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Of all finished trials, in the order of the file."""
+        return tuple(self._records.values())
+
     def of(self, trials: Sequence[Trial]) -> list[Record]:
         """The records of trials, each with the trial's own point: one run may belong to several studies."""
         return [{**self[trial], "point": trial.point} for trial in trials]

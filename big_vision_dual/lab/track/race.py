@@ -9,14 +9,12 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from big_vision_dual.lab.studies.grid import Trial
 from big_vision_dual.lab.studies.results import Record, Results
 from big_vision_dual.lab.track import runs, space
 from big_vision_dual.lab.track.entries import Entry
 from big_vision_dual.lab.track.rules import Track, TrackError
+from big_vision_dual.train.progress import Work
 
 HEADER, SECONDS = "track.json", "seconds.jsonl"
 
@@ -59,8 +57,14 @@ class Race:
 
     def run(self, quiet: bool = False) -> list[Outcome]:
         """Runs what is missing; what a killed race had finished stays, and the files end up the same."""
-        with _Progress(self.track, list(self.entries), quiet) as progress:
-            return [outcome for name in self.entries for outcome in self._entry(name, progress)]
+        steps = [
+            budget.steps * (budget.trials * len(self.track.tuning_seeds) + len(self.track.final_seeds))
+            for budget in self.track.budgets.values()
+        ]
+        finished = [record for results in self._results.values() for record in results.records]
+        done = sum(record["config"]["total_steps"] for record in finished)
+        with Work("steps", len(self.entries) * sum(steps), done, quiet) as work:
+            return [outcome for name in self.entries for outcome in self._entry(name, work)]
 
     def outcomes(self) -> list[Outcome]:
         """What the results hold, without running anything: entries whose tuning is not finished have none."""
@@ -72,88 +76,61 @@ class Race:
         lines = file.read_text().splitlines() if file.exists() else []
         return {line["digest"]: line["seconds"] for line in map(json.loads, lines)}
 
-    def _entry(self, name: str, progress: _Progress | None) -> Iterator[Outcome]:
+    def _entry(self, name: str, work: Work | None) -> Iterator[Outcome]:
         entry, start = self.entries[name], None
         for budget, limits in self.track.budgets.items():
             try:
-                found = space.search(entry.space, self._loss(name, budget, progress), limits.trials, start)
+                found = space.search(entry.space, self._loss(name, budget, work), limits.trials, start)
             except _Missing:
                 return
             fields, start = space.fields(entry.space, found.best), found.best
             try:
-                finals = tuple(self._final(name, budget, fields, seed, progress) for seed in self.track.final_seeds)
+                finals = tuple(self._final(name, budget, fields, seed, work) for seed in self.track.final_seeds)
             except _Missing:
                 finals = None
             yield Outcome(name, budget, found, fields, finals)
 
-    def _loss(self, name: str, budget: str, progress: _Progress | None):
+    def _loss(self, name: str, budget: str, work: Work | None):
         """Position -> mean held-out loss over the tuning seeds."""
         entry = self.entries[name]
 
         def loss(position: space.Position) -> float:
             fields = space.fields(entry.space, position)
-            records = [self._tuning(name, budget, fields, seed, progress) for seed in self.track.tuning_seeds]
+            records = [self._tuning(name, budget, fields, seed, work) for seed in self.track.tuning_seeds]
             losses = [record["result"]["held_out_loss"] for record in records if record["result"]["finite"]]
             return statistics.fmean(losses) if len(losses) == len(records) else float("inf")
 
         return loss
 
-    def _tuning(self, name: str, budget: str, fields: Any, seed: int, progress: _Progress | None) -> Record:
+    def _tuning(self, name: str, budget: str, fields: Any, seed: int, work: Work | None) -> Record:
         trial = self._trial(name, budget, "tuning", fields, seed)
         if trial not in self._results[name]:
-            if progress is None:
+            if work is None:
                 raise _Missing
             self._results[name].add(trial, self._runners.of(trial.config).tune(trial.config))
-        return self._done(trial, name, progress)
+            self._report(trial, name, work)
+        return self._results[name][trial]
 
-    def _final(self, name: str, budget: str, fields: Any, seed: int, progress: _Progress | None) -> Record:
+    def _final(self, name: str, budget: str, fields: Any, seed: int, work: Work | None) -> Record:
         trial = self._trial(name, budget, "final", fields, seed)
         if trial not in self._results[name]:
-            if progress is None:
+            if work is None:
                 raise _Missing
             result, seconds = self._runners.of(trial.config).final(trial.config)
             with (self.folder / SECONDS).open("a") as file:
                 file.write(json.dumps({"digest": trial.digest, "seconds": seconds}) + "\n")
             self._results[name].add(trial, result)
-        return self._done(trial, name, progress)
+            self._report(trial, name, work)
+        return self._results[name][trial]
 
     def _trial(self, name: str, budget: str, stage: str, fields: Mapping[str, Any], seed: int) -> Trial:
         config = self.track.config(self.entries[name].config, fields, budget, seed)
         return Trial(config, {"entry": name, "budget": budget, "stage": stage, **fields, "seed": seed})
 
-    def _done(self, trial: Trial, name: str, progress: _Progress | None) -> Record:
-        record = self._results[name][trial]
-        if progress is not None:
-            progress.advance(trial, record)
-        return record
-
-
-class _Progress:
-    """Progress in steps with the time to go; where nobody watches, a line a run."""
-
-    def __init__(self, track: Track, entries: list[str], quiet: bool):
-        self._track, self._quiet, self._screen = track, quiet, Console(stderr=True)
-        columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"),
-                   TimeElapsedColumn(), "ETA", TimeRemainingColumn()]  # fmt: skip
-        self._live = self._screen.is_terminal and not quiet
-        self._bar = Progress(*columns, console=self._screen, disable=not self._live)
-        each = [
-            budget.steps * (budget.trials * len(track.tuning_seeds) + len(track.final_seeds))
-            for budget in track.budgets.values()
-        ]
-        self._task = self._bar.add_task(track.name, total=len(entries) * sum(each))
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self, trial: Trial, record: Record) -> None:
-        self._bar.update(self._task, description=f"{self._track.name} {trial.point['entry']} {trial.point['budget']}")
-        self._bar.advance(self._task, trial.config["total_steps"])
-        if not self._live and not self._quiet:
-            point = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.point.items())
-            loss, accuracy = (record["result"].get(f"held_out_{what}") for what in ("loss", "accuracy"))
-            self._screen.print(f"{point}: held-out loss {loss}, accuracy {accuracy}", soft_wrap=True)
+    def _report(self, trial: Trial, name: str, work: Work) -> None:
+        """A line for a run that has ended."""
+        point = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.point.items())
+        result = self._results[name][trial]["result"]
+        found = (f"{what} {result[f'held_out_{what}']:.4g}" for what in ("loss", "accuracy"))
+        work.say(f"{point}: held-out {', '.join(found) if result['finite'] else 'loss not finite'}")
+        work.advance(trial.config["total_steps"])

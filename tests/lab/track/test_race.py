@@ -1,5 +1,7 @@
 """A race on the tiny track: killed and continued, repeated, an entry that diverges, entries that break the rules."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -16,6 +18,7 @@ from big_vision_dual.lab.track import board, entries, race, rules
 
 TINY = pathlib.Path(__file__).parent / "tiny.py"
 TRACK = rules.load(str(TINY))
+ENTRIES = ("adam", "diverges")
 
 
 def racing(folder, *functions):
@@ -25,8 +28,18 @@ def racing(folder, *functions):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """(folder, outcomes) of a race that nothing interrupted, of an entry that trains and one that diverges."""
-    folder = tmp_path_factory.mktemp("race")
-    return folder, racing(folder, "adam", "diverges").run(quiet=True)
+    folder, said = tmp_path_factory.mktemp("race"), io.StringIO()
+    with contextlib.redirect_stderr(said):
+        outcomes = racing(folder, *ENTRIES).run()
+    (folder / "said.txt").write_text(said.getvalue())
+    return folder, outcomes
+
+
+def test_every_run_has_a_line_with_its_result_or_that_it_has_none(whole):
+    lines = [line for line in (whole[0] / "said.txt").read_text().splitlines() if line.startswith("entry=")]
+    assert len(lines) == sum(len((whole[0] / f"{name}.jsonl").read_text().splitlines()) for name in ENTRIES)
+    assert all(re.search(r"held-out loss \d+\.\d+, accuracy [\d.e-]+$", line) for line in lines if "=adam " in line)
+    assert all(line.endswith("held-out loss not finite") for line in lines if "=diverges " in line)
 
 
 def test_every_entry_gets_its_trials_and_fresh_seeds(whole):
