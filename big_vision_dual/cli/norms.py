@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from big_vision_dual.cli import checks
-from big_vision_dual.core import rules, tables
+from big_vision_dual.core import files, rules, tables
 from big_vision_dual.core.tables import step_size
 from big_vision_dual.lab.studies.settings import SETTINGS
 from big_vision_dual.models import mup, norm_trees
@@ -212,7 +211,7 @@ def _compare(args: argparse.Namespace, console: Console) -> int:
     if args.plot:
         step_view.plot(columns, args.unit, args.plot)
     if args.json:
-        args.json.write_text(json.dumps(step_view.as_json(columns), indent=1))
+        files.write_json(args.json, step_view.as_json(columns))
     return 0
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import pathlib
 import stat
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,22 +43,25 @@ def path_of(path: str | os.PathLike[str]) -> Any:
     return epath.Path(name)
 
 
-def write(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Replaces a file by `content` in one atomic step: a crash or a full disk leaves the old one as it was.
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A binary file to fill, which takes the place of the one at `path` when the block ends without an error.
 
-    Local files are written beside their place, forced to disk and renamed; an object in a bucket appears when it is
-    complete. Text is UTF-8. What is no regular file, such as /dev/stdout, is written to as it is.
+    A crash or a full disk leaves the old one as it was. Local files are written beside their place, forced to disk and
+    renamed; an object in a bucket appears when it is complete. What is no regular file, such as /dev/stdout, is written
+    to as it is.
     """
-    data = content.encode() if isinstance(content, str) else content
     target = path_of(path)
     if not isinstance(target, pathlib.Path) or _special(target):
-        target.write_bytes(data)
+        content = io.BytesIO()
+        yield content
+        target.write_bytes(content.getvalue())
         return
     target = target.resolve()  # through a link, to what it names
     beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         with beside.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         beside.replace(target)
@@ -64,6 +69,23 @@ def write(path: str | os.PathLike[str], content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
+
+
+def write(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Replaces a file by `content`, whole or not at all; text is UTF-8. See `replacing`."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def append(path: str | os.PathLike[str], line: str) -> None:
+    """Adds a line to a local file and forces it to disk. A line before it that a crash has cut is ended first."""
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            file.write(b"" if file.read(1) == b"\n" else b"\n")
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

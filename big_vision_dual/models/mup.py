@@ -24,13 +24,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from big_vision_dual import models
-from big_vision_dual.core import trees
+from big_vision_dual.core import files, trees
 from big_vision_dual.core.tables import io
 from big_vision_dual.core.tables.schema import TableError
 from big_vision_dual.models import family
@@ -113,8 +112,8 @@ def dumps(table: MupTable) -> str:
 
 
 def save(table: MupTable, path: str | os.PathLike[str]) -> None:
-    """Writes what `load` reads."""
-    pathlib.Path(path).write_text(dumps(table))
+    """Writes what `load` reads, whole or not at all."""
+    files.write(path, dumps(table))
 
 
 def is_table(name: str | os.PathLike[str]) -> bool:

@@ -72,11 +72,13 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def save(params: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes Flax parameters with torch keys as .npz or .safetensors."""
-    if _is_npz(path):
-        np.savez(path, **to_torch(params))  # pyright: ignore[reportArgumentType]
-    else:
-        safetensors.numpy.save_file(to_torch(params), path)
+    """Writes Flax parameters with torch keys as .npz or .safetensors, whole or not at all."""
+    leaves = to_torch(params)
+    with files.replacing(path) as file:
+        if _is_npz(path):
+            np.savez(file, allow_pickle=False, **leaves)
+        else:
+            file.write(safetensors.numpy.save(leaves))
 
 
 def _rename(name: str, table: Any, what: str) -> str:

@@ -62,12 +62,9 @@ def not_loaded(paths: Iterable[str], dont_load: Sequence[str]) -> list[str]:
 
 def save(params: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Writes `params` as an `.npz` with '/'-joined keys, all of it or nothing."""
-    path = pathlib.Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        leaves = {key: np.asarray(leaf) for key, leaf in trees.flatten(params).items()}
+    leaves = {key: np.asarray(leaf) for key, leaf in trees.flatten(params).items()}
+    with files.replacing(path) as file:
         np.savez(file, allow_pickle=False, **leaves)
-    partial.replace(path)
 
 
 def read(spec: str) -> dict[str, np.ndarray]:

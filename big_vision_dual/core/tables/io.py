@@ -31,11 +31,8 @@ def dumps(table: TargetNormTable) -> str:
 
 def save(table: TargetNormTable, path: str | os.PathLike[str]) -> None:
     """Writes the table, whole or not at all."""
-    target = pathlib.Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(dumps(table))
-    partial.replace(target)
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, dumps(table))
 
 
 def load(name: str | os.PathLike[str]) -> TargetNormTable:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from big_vision_dual.lab.report import pictures
 from big_vision_dual.lab.studies.size import Sizes
 
 Bar = tuple[str, float, float, float]  # label, estimate, low, high
@@ -27,7 +28,7 @@ def effects(panels: Mapping[str, Sequence[Bar]], path: str | os.PathLike[str]) -
         axes.locator_params(axis="x", nbins=6)  # longer ticks than that run into each other
         axes.invert_yaxis()
         axes.set(title=title, xlabel="change of training loss (right: worse)")
-    figure.savefig(path, dpi=110)
+    pictures.save(figure, path)
 
 
 def growth(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | os.PathLike[str]) -> None:
@@ -39,7 +40,7 @@ def growth(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | os.Pat
         axes.fill_between(steps_T, norms_SxT.min(axis=0), norms_SxT.max(axis=0), color=f"C{index}", alpha=0.2)
     axes.set(xlabel="step", ylabel="l2 norm of the parameters / at start", yscale="log")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    pictures.save(figure, path)
 
 
 def sizes(runs: Mapping[str, Sizes], path: str | os.PathLike[str]) -> None:
@@ -59,4 +60,4 @@ def sizes(runs: Mapping[str, Sizes], path: str | os.PathLike[str]) -> None:
     panels[0].legend(fontsize=7)
     figure.supxlabel("step")
     figure.supylabel("size: measured (line), predicted (dashes)")
-    figure.savefig(path, dpi=110)
+    pictures.save(figure, path)

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from big_vision_dual.lab.report import pictures
+
 Values = Mapping[str, np.ndarray]  # {module: sizes by steps}, the mean over seeds, step 0 included
 
 _LABELS = {"change": "RMS change since init", "rms": "RMS", "mean_abs": "mean absolute value"}
@@ -40,7 +42,7 @@ def draw(
         panel.set_xlabel(axis)
     handles, labels = rows[0, 0].get_legend_handles_labels()
     figure.legend(dict(zip(labels, handles, strict=True)).values(), colours, loc="outside right upper", fontsize=7)
-    figure.savefig(path, dpi=110)
+    pictures.save(figure, path)
 
 
 def _kind(module: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from big_vision_dual.core.dualize.measure import group_name
 from big_vision_dual.core.tables import TargetNormTable
-from big_vision_dual.lab.report import run_picture
+from big_vision_dual.lab.report import pictures, run_picture
 from big_vision_dual.lab.report.run_picture import Rows
 
 
@@ -21,7 +21,7 @@ def draw(runs: Mapping[str, Rows], lr: float, table: TargetNormTable, path: str 
     loss, accuracy, norms = figure.subplots(1, 3, width_ratios=(1, 1, 1.4))
     run_picture.curves(loss, accuracy, runs)
     _update_norms(norms, list(runs.values())[-1], lr, table)
-    figure.savefig(path, dpi=110)
+    pictures.save(figure, path)
 
 
 def _update_norms(axes, rows: Rows, lr: float, table: TargetNormTable) -> None:

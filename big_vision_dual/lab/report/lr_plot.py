@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from big_vision_dual.lab.report import pictures
+
 
 @dataclasses.dataclass(frozen=True)
 class Line:
@@ -38,4 +40,4 @@ def draw(panels: Mapping[str, Sequence[Line]], path: str | os.PathLike[str]) -> 
         axes.set(title=title, xlabel="log2 learning rate", ylabel="training loss, last tenth")
         axes.label_outer()
         axes.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+    pictures.save(figure, path)

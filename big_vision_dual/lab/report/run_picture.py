@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from big_vision_dual.lab.report import pictures
+
 Rows = Sequence[Mapping[str, float]]
 
 
@@ -16,7 +18,7 @@ def draw(runs: Mapping[str, Rows], path: str | os.PathLike[str]) -> None:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     curves(loss, accuracy, runs)
-    figure.savefig(path, dpi=110)
+    pictures.save(figure, path)
 
 
 def curves(loss: Any, accuracy: Any, runs: Mapping[str, Rows]) -> None:

@@ -17,6 +17,7 @@ from big_vision_dual.core import rules, tables
 from big_vision_dual.core.dualize.constrain import by_row
 from big_vision_dual.core.dualize.measure import group_name
 from big_vision_dual.core.tables import Row, TableError, TargetNormTable, step_size
+from big_vision_dual.lab.report import pictures
 from big_vision_dual.train import run_files
 
 UNITS = {
@@ -179,7 +180,7 @@ def plot(columns: Sequence[Column], unit: str, path: str | os.PathLike[str]) -> 
     axes.invert_yaxis()
     axes.set_xlabel(f"one step, {UNITS[unit]}")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    pictures.save(figure, path)
 
 
 def equilibrium(

@@ -12,6 +12,7 @@ import rich.console
 import rich.table
 
 from big_vision_dual.core.tables import Row, TargetNormTable
+from big_vision_dual.lab.report import pictures
 
 _FOLDED = 20  # characters of a path in a narrow terminal
 _LAYER = re.compile(r"(.*?)(?:_(\d+))/(.*)")
@@ -119,7 +120,7 @@ def plot(table: TargetNormTable, path: str | os.PathLike[str]) -> None:
     axes.set_yticks(range(len(arranged.layers)), arranged.layers)
     axes.set_title(_title(table))
     figure.colorbar(image, label="target norm")
-    figure.savefig(path, dpi=120)
+    pictures.save(figure, path)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from big_vision_dual.core import files
 from big_vision_dual.lab.studies.grid import Trial
 
 Record = dict[str, Any]  # digest, point, result, config
@@ -39,10 +40,7 @@ class Results:
             "digest": trial.digest, "point": trial.point, "result": _finite(result), "config": trial.config
         }  # fmt: skip
         line = json.dumps(record, allow_nan=False)
-        with self._path.open("a") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        files.append(self._path, line)
         self._records[trial.digest] = json.loads(line)
 
     @property

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from big_vision_dual.core import files
 from big_vision_dual.lab.studies.grid import Trial
 from big_vision_dual.lab.studies.results import Record, Results
 from big_vision_dual.lab.track import runs, space
@@ -50,8 +51,8 @@ class Race:
         header = self.folder / HEADER
         ours = {"track": self.track.name, "version": self.track.version, "digest": self.track.digest}
         if not header.exists():
-            header.write_text(json.dumps(ours) + "\n")
-        theirs = json.loads(header.read_text())
+            files.write(header, json.dumps(ours) + "\n")
+        theirs = files.read_json(header)
         if theirs != ours:
             raise TrackError(f"{self.folder} holds results of {theirs}, this is {ours}; give another --out.")
 
@@ -73,8 +74,9 @@ class Race:
     def seconds(self) -> dict[str, float]:
         """{digest: seconds a step} of the final runs that this folder's machines made."""
         file = self.folder / SECONDS
-        lines = file.read_text().splitlines() if file.exists() else []
-        return {line["digest"]: line["seconds"] for line in map(json.loads, lines)}
+        lines = files.read(file).splitlines() if file.exists() else []
+        timed = [json.loads(line) for line in lines if line.endswith("}")]  # others: cut by a crash
+        return {line["digest"]: line["seconds"] for line in timed}
 
     def _entry(self, name: str, work: Work | None) -> Iterator[Outcome]:
         entry, start = self.entries[name], None
@@ -117,8 +119,7 @@ class Race:
             if work is None:
                 raise _Missing
             result, seconds = self._runners.of(trial.config).final(trial.config)
-            with (self.folder / SECONDS).open("a") as file:
-                file.write(json.dumps({"digest": trial.digest, "seconds": seconds}) + "\n")
+            files.append(self.folder / SECONDS, json.dumps({"digest": trial.digest, "seconds": seconds}))
             self._results[name].add(trial, result)
             self._report(trial, name, work)
         return self._results[name][trial]

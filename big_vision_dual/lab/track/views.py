@@ -14,6 +14,7 @@ from typing import Any
 import rich.table
 from matplotlib.figure import Figure
 
+from big_vision_dual.core import files
 from big_vision_dual.lab.track.board import Board, P, Row, Standing
 
 _COLUMNS = (
@@ -53,10 +54,10 @@ def write(board: Board, folder: pathlib.Path) -> list[pathlib.Path]:
     paths = {end: folder / f"leaderboard.{end}" for end in ("png", "html", "json", "md")}
     picture = io.BytesIO()
     _draw(board).savefig(picture, dpi=110, format="png", metadata={"Software": None})
-    paths["png"].write_bytes(picture.getvalue())
-    paths["html"].write_text(_page(board, picture.getvalue()))
-    paths["json"].write_text(json.dumps(_plain(board), indent=1) + "\n")
-    paths["md"].write_text("\n".join(_markdown(board, standing) for standing in board.standings))
+    files.write(paths["png"], picture.getvalue())
+    files.write(paths["html"], _page(board, picture.getvalue()))
+    files.write(paths["json"], json.dumps(_plain(board), indent=1) + "\n")
+    files.write(paths["md"], "\n".join(_markdown(board, standing) for standing in board.standings))
     return list(paths.values())
 
 

@@ -1,0 +1,103 @@
+"""Files are written whole or not at all, by every function that writes one."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import big_vision_dual
+from big_vision_dual.core import files, tables
+from big_vision_dual.lab.report import pictures
+from big_vision_dual.models import mup, torch_weights, weights
+
+PACKAGE = pathlib.Path(big_vision_dual.__file__).parent
+MAMBA = {"norm_f": {"scale": np.ones(3, np.float32)}}
+WRITERS = {
+    "text": lambda path: files.write(path, "é"),
+    "JSON": lambda path: files.write_json(path, {"a": 1}),
+    "table": lambda path: tables.save(tables.load("mnist5k_vit"), path),
+    "muP": lambda path: mup.save(mup.MupTable("mlp", {}, 16, "strict", 1e-8, ()), path),
+    "parameters": lambda path: weights.save({"w": np.ones(3)}, path),
+    "torch.npz": lambda path: torch_weights.save(MAMBA, path),
+    "torch.safetensors": lambda path: torch_weights.save(MAMBA, path),
+    "picture.png": lambda path: pictures.save(Figure(), path),
+    "picture.svg": lambda path: pictures.save(Figure(), path),
+}
+
+
+def full(descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_leaves_the_file_of_before_and_nothing_else(name, tmp_path, monkeypatch):
+    path = tmp_path / name
+    WRITERS[name](path)
+    before = path.read_bytes()
+    assert before
+    path.write_bytes(b"before")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            WRITERS[name](path)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+    WRITERS[name](path)
+    assert path.read_bytes() != b"before"
+
+
+def test_a_block_that_fails_changes_nothing(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+    with pytest.raises(RuntimeError, match="half"), files.replacing(path) as file:
+        file.write(b"half")
+        raise RuntimeError("half")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "file").write_text("before")
+    files.write(tmp_path / "link", "after")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "after"
+
+
+def test_what_is_no_regular_file_is_written_to():
+    code = "from big_vision_dual.core import files; files.write('/dev/stdout', 'text')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "text"
+
+
+def test_a_line_that_a_crash_cut_does_not_take_the_next_one_along(tmp_path):
+    path = tmp_path / "lines"
+    files.append(path, "one")
+    files.append(path, "two")
+    assert path.read_text() == "one\ntwo\n"
+    path.write_text("one\ntw")
+    files.append(path, "three")
+    assert path.read_text() == "one\ntw\nthree\n"
+
+
+def test_no_other_module_opens_a_file_to_write():
+    """Rows of metrics, which are appended and cut back, are the one exception."""
+    found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if any(writing(path))}
+    assert found == {"core/files.py", "train/metrics.py"}
+
+
+def writing(path: pathlib.Path):
+    """Calls in a module that write a file: write_text, write_bytes, open in a mode to write, savez to a path."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            if name in ("write_text", "write_bytes") or (name == "open" and any(set(m) & set("wax+") for m in modes)):
+                yield node
