@@ -68,19 +68,28 @@ _KILL = -9  # faults.c: as the number of an error, the process is killed
 
 def torn(place: Place, rng: random.Random, count: int) -> Iterator[Trial]:
     """SIGKILL in the middle of a file: at a random write, or forcing to disk, of all those below the workdir."""
-    everything = {"FAULT_OP": "write", "FAULT_PATH": "/trials/", "FAULT_ERRNO": 0}  # counted, none fails
-    counted = Process(place, place.copy_of("torn-none"), everything)
-    assert counted.wait() == 0, counted.said()
-    writes = counted.hits()
+    writes = len(_calls(place, "write"))
     for number in range(count):
-        workdir, after = place.copy_of(f"torn-{number}"), rng.randrange(len(writes))
-        trial = Trial("SIGKILL in a write", f"{after} of {len(writes)}", workdir=str(workdir))
-        finish(place, trial, Process(place, workdir, {**everything, "FAULT_ERRNO": _KILL, "FAULT_AFTER": after}))
+        workdir, after = place.copy_of(f"torn-{number}"), rng.randrange(writes)
+        trial = Trial("SIGKILL in a write", f"{after} of {writes}", workdir=str(workdir))
+        faults = {"FAULT_OP": "write", "FAULT_PATH": _BELOW, "FAULT_ERRNO": _KILL, "FAULT_AFTER": after}
+        finish(place, trial, Process(place, workdir, faults))
         yield trial
 
 
+_BELOW = "/trials/"  # in the path of every file of a trial
+
+
+def _calls(place: Place, operation: str) -> list[str]:
+    """The files of all such calls that the second half of a run makes."""
+    noted = Process(place, place.copy_of(f"{operation}-none"),
+                    {"FAULT_OP": operation, "FAULT_PATH": _BELOW, "FAULT_ERRNO": 0})  # fmt: skip
+    assert noted.wait() == 0, noted.said()
+    return [path for _, path in noted.hits()]
+
+
 _READ = ("/d/", "manifest.ocdbt", "_METADATA", "notes/metadata", "array_metadatas", "big_vision_metrics", "config.json")
-_WRITTEN = ("/d/", "manifest.ocdbt", "_METADATA", "notes/", "big_vision_metrics", "config.json", "atom_norms", ".lock")
+_WRITTEN = ("/d/", "manifest.ocdbt", "_METADATA", "/notes", "big_vision_metrics", "config.json", "atom_norms", ".lock")
 _FAULTS = {  # kind: (kind of call, number of the error, its name)
     "read": (("read", 5, "EIO"), ("open", 24, "EMFILE"), ("read", 116, "ESTALE")),
     "write": (("write", 28, "ENOSPC"), ("write", 5, "EIO"), ("write", 122, "EDQUOT")),
@@ -91,10 +100,12 @@ def failing(kind: str, parts: tuple[str, ...]) -> Callable[[Place, random.Random
     """Trials in which a kind of call fails on a kind of file, once or twice or for as long as the process lives."""
 
     def trials(place: Place, rng: random.Random, count: int) -> Iterator[Trial]:
+        calls = {operation: _calls(place, operation) for operation, *_ in _FAULTS[kind]}
         for number in range(count):
             part, (operation, code, name) = parts[number % len(parts)], rng.choice(_FAULTS[kind])
-            times, after = rng.choice((0, 0, 1, 2)), rng.randrange(3) if kind == "write" else 0
-            trial = Trial(f"{kind}: {name}", f"{part}, after {after}, {times or 'all'} times")
+            times, reached = rng.choice((0, 0, 1, 2)), sum(part in path for path in calls[operation])
+            after = rng.randrange(reached) if kind == "write" else 0
+            trial = Trial(f"{kind}: {name}", f"{part}, after {after} of {reached}, {times or 'all'} times")
             workdir = place.copy_of(f"{kind}-{number}")
             trial.workdir = str(workdir)
             faults = {"FAULT_OP": operation, "FAULT_PATH": part, "FAULT_ERRNO": code, "FAULT_AFTER": after}

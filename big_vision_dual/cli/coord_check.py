@@ -11,6 +11,7 @@ from big_vision_dual.cli import checks
 from big_vision_dual.train import recipes
 
 EXAMPLES = ("", "--settings dualize --axis depth --sizes 2,4,8", "--config mamba_bytes --sizes 32,64,128")
+_FEWEST = 3  # points of a slope
 LRS = {"adamw": 2**-7, "adamw_dual": 2**-7, "mup": 2**-7}  # and .1 where dualized
 
 
@@ -44,6 +45,11 @@ def run(args: argparse.Namespace) -> int:
     if args.steps < coord_check.STATISTICS[args.statistic]:
         raise ValueError(
             f"--steps {args.steps}: a change counts from step {coord_check.STATISTICS[args.statistic]} on."
+        )
+    if len(args.sizes) * args.seeds < _FEWEST:
+        raise ValueError(
+            f"{len(args.sizes)} sizes of {args.seeds} seed each: a slope with an interval takes {_FEWEST} trainings; "
+            "give another size, or --seeds 2."
         )
     console = Console()
     base = recipes.load(args.config, args.overrides).to_dict()

@@ -44,6 +44,17 @@ def path_of(path: str | os.PathLike[str]) -> Any:
 
 
 @contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Context in which an error of the operating system says of which file it is: reads and writes know a number."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
+
+
+@contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A binary file to fill, which takes the place of the one at `path` when the block ends without an error.
 
@@ -60,7 +71,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     target = target.resolve()  # through a link, to what it names
     beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with naming(path), beside.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -79,7 +90,7 @@ def write(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 def append(path: str | os.PathLike[str], line: str) -> None:
     """Adds a line to a local file and forces it to disk. A line before it that a crash has cut is ended first."""
-    with open(path, "ab+") as file:
+    with naming(path), open(path, "ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             file.write(b"" if file.read(1) == b"\n" else b"\n")
@@ -93,10 +104,16 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """A file's content. Raises what the operating system says, with the file's name."""
+    with naming(path):
+        return path_of(path).read_bytes()
+
+
 def read(path: str | os.PathLike[str]) -> str:
     """A text file. Raises FileError where it is not UTF-8, and what the operating system says."""
     try:
-        return path_of(path).read_bytes().decode()
+        return read_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise FileError(f"{os.fspath(path)} is damaged, or no text: byte {error.start} is not UTF-8.") from error
 
@@ -115,7 +132,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     import numpy as np  # here, because tables need the standard library only
 
     try:
-        with path_of(path).open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+        with naming(path), path_of(path).open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib, ast and NumPy raise some ten kinds on damaged bytes
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a damaged offset, sought

@@ -10,6 +10,8 @@ import re
 
 import numpy as np
 
+from big_vision_dual.core import files
+
 _SPEC = re.compile(r"(.*checkpoint\.bv[^:/]*)/?(?::(.+))?")
 _PARAMS = "params~"
 
@@ -29,7 +31,7 @@ def read(path: str) -> dict[str, np.ndarray]:
     from etils import epath
 
     last = epath.Path(f"{path}-LAST")
-    folder = epath.Path(f"{path}-{last.read_text().strip()}" if last.exists() else path)
+    folder = epath.Path(f"{path}-{files.read(last).strip()}" if last.exists() else path)
     names = [leaf.name for leaf in folder.iterdir() if leaf.name.startswith(_PARAMS)] if folder.is_dir() else []
     if not names:
         beside = folder.parent.iterdir() if folder.parent.exists() else ()

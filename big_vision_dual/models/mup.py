@@ -118,17 +118,17 @@ def save(table: MupTable, path: str | os.PathLike[str]) -> None:
 
 def is_table(name: str | os.PathLike[str]) -> bool:
     """Whether the file, or the table of that name in norm_cache, is a muP table rather than one of target norms."""
-    return io.find(name).read_text().startswith(_START)
+    return files.read(io.find(name)).startswith(_START)
 
 
 def load(name: str | os.PathLike[str]) -> MupTable:
     """Reads what `save` wrote, by path or by name in norm_cache. Raises `TableError` for anything else."""
     path = io.find(name)
     try:
-        content = json.loads(path.read_text())
+        content = files.read_json(path)
         version = content["mup"].pop("format_version")
         table = MupTable(**content["mup"], rows=tuple(MupRow(**row) for row in content["rows"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TableError(f"{path} is not a muP table ({error}); make one with tables.mup.save.") from error
     if version != _FORMAT_VERSION:
         raise TableError(f"{path} has format version {version}; this code reads {_FORMAT_VERSION}. Save it anew.")

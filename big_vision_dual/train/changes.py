@@ -116,7 +116,7 @@ def check(folder: run_files.Folder, config: Any) -> tuple[Change, ...]:
 def keep(folder: run_files.Folder, step: int) -> None:
     """Keeps config.json, which is about to be written anew, as the one that trained until `step`."""
     place = files.path_of(folder)
-    files.write(place / f"config.until-step-{step}.json", (place / run_files.CONFIG).read_bytes())
+    files.write(place / f"config.until-step-{step}.json", files.read_bytes(place / run_files.CONFIG))
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

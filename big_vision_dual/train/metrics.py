@@ -39,7 +39,7 @@ class MetricWriter:
                 self.last |= row
         if damaged:
             aside = path.parent / f"{path.stem}.damaged.txt"
-            before = aside.read_bytes() if aside.exists() else b""
+            before = files.read_bytes(aside) if aside.exists() else b""
             files.write(aside, before + b"".join(line + b"\n" for line in damaged))
         files.write(path, b"".join(line + b"\n" for line in kept))
 
@@ -56,6 +56,6 @@ class MetricWriter:
             return {}
         self.last |= row
         if self._path is not None:
-            with self._path.open("a") as file:
+            with files.naming(self._path), self._path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         return row

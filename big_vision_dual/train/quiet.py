@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import glob
 import importlib.util
 import logging
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,20 +20,22 @@ def libraries() -> Iterator[None]:
     """Context in which warnings are logged, but no traceback of orbax's threads unless BVD_TRACEBACK is set.
 
     A full disk makes orbax log a traceback in each of its threads, hundreds of lines in all, before the one error
-    that says so reaches the caller; and tensorstore complains that orbax closed its event loop.
+    that says so reaches the caller. An error of the reading leaves orbax's other coroutines where they are; each
+    prints one when it is collected, and tensorstore when it finds the event loop closed. That may be as late as the
+    end of the process, so it is kept quiet from here on, and not in this context alone.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    if not isinstance(sys.unraisablehook, _ButOrbax):
+        sys.unraisablehook = _ButOrbax(sys.unraisablehook)
     if os.environ.get(errors.TRACEBACK):
         yield
         return
-    absl, hook = logging.getLogger("absl"), sys.unraisablehook
+    absl = logging.getLogger("absl")
     absl.addFilter(_has_no_traceback)
-    sys.unraisablehook = functools.partial(_unraisable, hook)
     try:
         yield
     finally:
         absl.removeFilter(_has_no_traceback)
-        sys.unraisablehook = hook
 
 
 def no_tpu() -> None:
@@ -51,6 +53,15 @@ def _has_no_traceback(record: logging.LogRecord) -> bool:
     return not record.exc_info
 
 
-def _unraisable(hook: Callable[[Any], Any], unraisable: Any) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
-        hook(unraisable)
+class _ButOrbax:
+    """A sys.unraisablehook: what orbax's abandoned coroutines raise is left out, all else goes to the hook before."""
+
+    def __init__(self, hook: Callable[[Any], Any]):
+        self._hook = hook
+
+    def __call__(self, unraisable: Any) -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        abandoned = code is not None and "orbax" in pathlib.PurePath(code.co_filename).parts
+        closed = str(unraisable.exc_value) == "Event loop is closed"
+        if os.environ.get(errors.TRACEBACK) or not (abandoned or closed):
+            self._hook(unraisable)

@@ -46,7 +46,7 @@ def parsed(path: Folder) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
 
     A last line without its newline was being written when the run ended, and is left out, as blank lines are.
     """
-    *lines, _ = files.path_of(path).read_bytes().split(b"\n")
+    *lines, _ = files.read_bytes(path).split(b"\n")
     wrong = []
     for number, line in enumerate(lines, 1):
         if line.strip():

@@ -56,6 +56,7 @@ def test_help_shows_defaults(capsys):
         (["tarin"], "no command 'tarin' (did you mean 'train'?)"),
         (["coord-check", "--stpes", "3"], "unrecognized arguments: --stpes 3 (did you mean '--steps'"),
         (["coord-check", "--steps", "2"], "a change counts from step 3 on"),
+        (["coord-check", "--sizes", "32,64", "--seeds", "1"], "a slope with an interval takes 3 trainings"),
         (["coord-check", "--settings", "adamw,bogus"], "no setting 'bogus'; possible: adamw,"),
         (["coord-check", "--sizes", "64,32"], "possible: two sizes or more, ascending"),
         (["lr-sweep", "--sizes", "30,60"], "width 30 does not divide into 4 heads"),

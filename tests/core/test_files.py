@@ -33,7 +33,7 @@ WRITERS = {
 }
 
 
-def full(descriptor):
+def full(_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -57,9 +57,14 @@ def test_a_full_disk_leaves_the_file_of_before_and_nothing_else(name, tmp_path, 
 def test_a_block_that_fails_changes_nothing(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")
-    with pytest.raises(RuntimeError, match="half"), files.replacing(path) as file:
-        file.write(b"half")
-        raise RuntimeError("half")
+
+    def half():
+        with files.replacing(path) as file:
+            file.write(b"half")
+            raise RuntimeError("half")
+
+    with pytest.raises(RuntimeError, match="half"):
+        half()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -85,6 +90,23 @@ def test_a_line_that_a_crash_cut_does_not_take_the_next_one_along(tmp_path):
     path.write_text("one\ntw")
     files.append(path, "three")
     assert path.read_text() == "one\ntw\nthree\n"
+
+
+def test_a_failing_disk_names_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("before")
+    reads = (files.read, files.read_json, files.read_npz)
+    writes = (lambda path: files.write(path, "after"), lambda path: files.append(path, "after"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        for write in writes:
+            with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+                write(path)
+    for read in reads:
+        with pytest.raises(IsADirectoryError, match=str(tmp_path)):
+            read(tmp_path)
+    with pytest.raises(OSError, match=f"Input/output error: '{path}'"), files.naming(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))  # as read(2) says it, of a number and not of a name
 
 
 def test_no_other_module_opens_a_file_to_write():

@@ -45,9 +45,9 @@ def load(name: str | os.PathLike[str]) -> TargetNormTable:
     if size > _MAX_BYTES:
         raise TableError(f"{path} has {size} bytes; a table has at most {_MAX_BYTES}. Is it another file?")
     try:
-        return loads(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise TableError(f"{path} is not UTF-8 text ({error}); it is no table, or damaged. {_REMEDY}") from error
+        return loads(files.read(path), str(path))
+    except files.FileError as error:
+        raise TableError(f"{error} {_REMEDY}") from error
 
 
 def find(name: str | os.PathLike[str]) -> pathlib.Path:

@@ -53,7 +53,7 @@ class Results:
         return [{**self[trial], "point": trial.point} for trial in trials]
 
     def _read(self) -> None:
-        content = self._path.read_bytes()
+        content = files.read_bytes(self._path)
         whole = content[: content.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
             try:

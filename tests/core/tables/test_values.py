@@ -77,7 +77,7 @@ def test_damaged_numbers_in_a_file_name_file_and_row():
 
 def test_a_file_that_is_no_text_or_too_large(tmp_path, monkeypatch):
     (tmp_path / "t.json").write_bytes(b"\xff\xfe\x00{")
-    with pytest.raises(tables.TableError, match="is not UTF-8 text"):
+    with pytest.raises(tables.TableError, match="is damaged, or no text: byte 0 is not UTF-8"):
         tables.load(tmp_path / "t.json")
     monkeypatch.setattr(tables.io, "_MAX_BYTES", 3)
     with pytest.raises(tables.TableError, match="has 4 bytes; a table has at most 3"):
