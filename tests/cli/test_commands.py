@@ -136,13 +136,12 @@ def test_preflight(recipe, capsys):
     assert report["step"]["flops"] > 0
 
 
-@pytest.mark.parametrize(("factor", "status"), [("1e9", 0), ("1.001", 1)])
-def test_norms_audit(factor, status, capsys, monkeypatch):
+def test_norms_audit(capsys, monkeypatch):
     monkeypatch.setattr(norm_audit.amplification, "measure", lambda *_: [])  # asked in test_norm_audit: slow to compile
     monkeypatch.setattr(norm_audit, "_growth", lambda *_: [])
-    given = ["--config", "mnist5k_vit_dual", *VIT, "--config.total_steps=32", "--steps", "1", "--factor", factor]
-    assert main(["norms", "audit", *given]) == status
-    assert "Dense_0/kernel" in " ".join(capsys.readouterr().out.split())
+    given = ["--config", "mnist5k_vit_dual", *VIT, "--config.total_steps=32", "--steps", "1", "--factor", "1.001"]
+    assert main(["norms", "audit", *given]) == 1
+    assert "off by more than a factor of 1.001" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
