@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +14,12 @@ from rich.table import Table
 from big_vision_dual.cli import checks
 from big_vision_dual.train import recipes
 
-EXAMPLES = ("", "--study factorial --switches optimizer,init --seeds 2", "--study growth --out runs/growth")
+EXAMPLES = (
+    "",
+    "--study factorial --switches optimizer,init --seeds 2",
+    "--study growth --out runs/growth",
+    "--study constraints --constraints none,'radius 25'",
+)
 VECTORS = ".*/(bias|scale)"
 
 
@@ -22,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="study_vit", help="the base recipe")
     parser.add_argument("--study", choices=tuple(_STUDIES), default="dual",
                         help="one switch at a time from an end, all combinations, the target norms of some atoms, "
-                        "growth of weights, or their sizes against the prediction")  # fmt: skip
+                        "growth of weights, their sizes against the prediction, each constraint at its own best lr, "
+                        "whether the best (lr, radius) stays as training grows, or what unit steps do along "
+                        "training")  # fmt: skip
     parser.add_argument(
         "--switches",
         type=checks.names(SWITCHES, "switch"),
@@ -38,9 +48,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of shares: on the target norms of those atoms",
     )
     parser.add_argument(
+        "--constraints", type=checks.names(_constraint_names(), "constraint"), help="of size, constraints and promise"
+    )
+    parser.add_argument(
         "--seeds", type=checks.whole(2), default=3, help="trainings of each variant, of which the intervals are"
     )
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/bisect"), help="folder of results")
+
+
+def _constraint_names() -> list[str]:
+    from big_vision_dual.lab.studies import constraint, promise, size
+
+    return sorted({*size.CONSTRAINTS, *constraint.CONSTRAINTS, *promise.CONSTRAINTS})
+
+
+def _chosen(args: argparse.Namespace, possible: Mapping[str, Any]) -> list[str]:
+    """The constraints asked for, by default all of the study's."""
+    chosen = args.constraints or list(possible)
+    for name in chosen:
+        if name not in possible:
+            raise ValueError(f"--study {args.study} has no constraint {name!r}; possible: {', '.join(possible)}.")
+    return chosen
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
     base = recipes.load(args.config, args.overrides).to_dict()
     results, console = Results(args.out / "results.jsonl"), Console()
     picture = _STUDIES[args.study](args, base, results, console)
-    if picture:
-        console.print(f"wrote {picture} and {args.out / 'results.jsonl'}")
+    written = [str(path) for path in (picture, args.out / "results.jsonl") if path]
+    console.print(f"wrote {' and '.join(written)}")
     return 0
 
 
@@ -128,7 +156,7 @@ def _size(args: argparse.Namespace, base: dict, results, console: Console) -> pa
     from big_vision_dual.lab.report import bisect_plot
     from big_vision_dual.lab.studies import size
 
-    runs = size.run(base, args.seeds, results)
+    runs = size.run(base, args.seeds, results, _chosen(args, size.CONSTRAINTS))
     view = Table("table", "constraint", "kernels: measured / predicted", "vectors", "training loss", "accuracy")
     for (table, constraint), (sizes, records) in runs.items():
         misses = (f"{m[1]:.2f} ({m[0]:.2f} .. {m[2]:.2f})" for m in map(sizes.miss, _PARAMETERS))
@@ -140,9 +168,70 @@ def _size(args: argparse.Namespace, base: dict, results, console: Console) -> pa
     return picture
 
 
+def _constraints(args: argparse.Namespace, base: dict, results, console: Console) -> None:
+    from big_vision_dual.lab.studies import constraint
+
+    found = constraint.at_their_best(base, args.seeds, results, _chosen(args, constraint.CONSTRAINTS))
+    first, reference = next(iter(found.items()))
+    view = Table("constraint", "best log2 lr", "training loss", f"change from {first}", "test loss", "accuracy",
+                 f"change from {first}",
+                 caption=f"means ± standard deviations of {args.seeds} fresh seeds; changes paired, 95 % t interval; "
+                 "*: the best rate is at the edge of the grid")  # fmt: skip
+    for name, each in found.items():
+        loss, accuracy = constraint.difference(each, reference)
+        view.add_row(
+            name, f"{each.log2_lr}{'*' if each.at_edge else ''}", _mean(each.loss_S), _three(loss),
+            _mean(each.test_loss_S), _mean(each.accuracy_S), _three(accuracy),
+        )  # fmt: skip
+    console.print(view)
+
+
+def _radius(args: argparse.Namespace, base: dict, results, console: Console) -> None:
+    from big_vision_dual.lab.studies import constraint
+
+    sizes = constraint.transfer(base, args.seeds, results)
+    lrs, radii = constraint.GRID["lr"], constraint.GRID["weight_constraint.radius"]
+    view = Table("size", "lr", *(f"R = {radius:g}" for radius in radii), "the base's best, above this size's",
+                 caption="training loss, mean of seeds; *: the lowest of a size")  # fmt: skip
+    for each in sizes:
+        regret = each.regret(sizes[0].best)
+        for index, lr in enumerate(lrs):
+            losses = [
+                f"{loss:.3f}{'*' if (index, at) == each.best else ''}"
+                for at, loss in enumerate(each.loss_LxRxS[index].mean(1))
+            ]
+            view.add_row(each.name, f"2^{math.log2(lr):.0f}", *losses, "" if index else _mean(regret))
+    console.print(view)
+
+
+def _promise(args: argparse.Namespace, base: dict, results, console: Console) -> None:
+    import numpy as np
+
+    from big_vision_dual.lab.studies import promise
+
+    view = Table("constraint", "start", "largest", "end", "one atom over its share, end", "training loss",
+                 caption="change of the logits by unit steps of all atoms, of which the algebra promises 1 at most; "
+                 f"means ± standard deviations of {args.seeds} seeds")  # fmt: skip
+    runs = promise.run(base, args.seeds, results, _chosen(args, promise.CONSTRAINTS))
+    for name, records in runs.items():
+        results_S = [record["result"] for record in records]
+        along_SxT = np.array([result["curve"]["together"] for result in results_S])
+        columns = (
+            [result["start"]["together"] for result in results_S], along_SxT.max(1), along_SxT[:, -1],
+            [result["worst"] for result in results_S], [result["train_loss"] for result in results_S],
+        )  # fmt: skip
+        view.add_row(name, *(_mean(np.array(column)) for column in columns))
+    console.print(view)
+
+
+def _mean(values_S) -> str:
+    return f"{values_S.mean():.3f} ± {values_S.std(ddof=1):.3f}"
+
+
 _PARAMETERS, _RESULTS = (("kernel",), ("bias", "scale")), ("train_loss", "val_accuracy")
 _STUDIES = {"standard": _one_at_a_time, "dual": _one_at_a_time, "muon": _one_at_a_time, "factorial": _factorial,
-            "shares": _shares, "growth": _growth, "size": _size}  # fmt: skip
+            "shares": _shares, "growth": _growth, "size": _size, "constraints": _constraints, "radius": _radius,
+            "promise": _promise}  # fmt: skip
 
 
 def _table(title: str, effects: list, reference) -> Table:

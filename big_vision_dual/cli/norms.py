@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import re
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +25,7 @@ EXAMPLES = (
     "diff vit_s16_i1k vit_s16_i1k_first_attempt",
     "check mnist5k_vit --config mnist5k_vit_dual",
     "audit --config mnist5k_vit_dual",
+    "audit --config mnist5k_vit_dual --at runs/mnist5k_dual/checkpoints/300",
     "build --config mnist5k_vit_dual --measured --out measured.json",
     "measure --config mnist5k_vit --steps-before 50",
 )
@@ -70,11 +72,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     audit.add_argument("--factor", type=checks.number("(1, inf)"), default=8.0, help="how far off is too far")
     audit.add_argument("--steps", type=checks.whole(1), default=20, help="training steps for the growth of weights")
-    audit.add_argument("--at", type=checks.whole(0), default=0, help="training steps before changes are measured")
+    audit.add_argument("--at", type=_steps_or_checkpoint, default=0, metavar="STEPS|CHECKPOINT",
+                       help="where changes are measured: after so many steps of training; or at a checkpoint: a run's "
+                       "workdir, WORKDIR/checkpoints/STEP, or a weights file")  # fmt: skip
     measure = verbs.add_parser("measure", help="how far one real step of any optimizer moves the output, atom by atom")
     measure.add_argument("--config", required=True, help="a recipe with data that fit in memory, of any optimizer")
     measure.add_argument("--factor", type=checks.number("(1, inf)"), default=8.0, help="how far off is too far")
     _add_measuring(measure, "")
+
+
+def _steps_or_checkpoint(text: str) -> int | str:
+    """Type of --at: a whole number from 0, or a path."""
+    return checks.whole(0)(text) if re.fullmatch(r"[-+]?\d+", text) else text
 
 
 def _add_step(show: argparse.ArgumentParser) -> None:

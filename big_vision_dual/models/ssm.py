@@ -5,11 +5,12 @@ A mixer is a Flax module with the field `spec` and three methods, the last two f
 `init_state(spec, batch) -> state`, a static method. Letters as in the papers (arXiv 2312.00752, 2405.21060): B batch,
 L time, D d_model, E d_inner, N d_state, R dt_rank, H heads, P d_head, G groups, K taps, C channels, V vocabulary.
 
-Norm trees: a product of k branches that are each at most 1 changes by at most the sum of their changes, so its
-sensitivity is the sum of theirs. Two things are conventions, not bounds: the scan is counted with gain 1 in x, B, C and
-Delta each, and A_log as a gain on Delta. A_log and Delta's bias set decay rates over many steps: they get a tenth of an
-atom's mass. Delta is about the exponential of what softplus takes, so that is measured by the largest entry: MaxLinear
-and Rate.
+Norm trees: a product of k branches whose entries are each at most 1 changes by at most the sum of their changes, so its
+sensitivity counts as the sum of theirs. Conventions, not bounds (docs/size.md): branches are measured in RMS, where the
+gate's product can be sqrt(E) times as large; the scan is counted with gain 1 in x, B, C and Delta each, and B^T C can
+be N; and A_log counts as a gain on Delta. A_log and Delta's bias set decay rates over many steps: they get a tenth of
+an atom's mass. Delta is about the exponential of what softplus takes, so that is measured by the largest entry:
+MaxLinear and Rate.
 """
 
 from __future__ import annotations

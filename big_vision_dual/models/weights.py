@@ -17,6 +17,7 @@ from big_vision_dual.models import bv_checkpoint
 
 _ROOTS = ("params/", "opt/target/")  # where Big Vision's checkpoints of different ages keep the parameters
 _POSITIONS = "pos_embedding"
+_ARCHIVE = re.compile(r"(.+\.npz)(?::(.+))?")
 
 
 class WeightsError(ValueError):
@@ -42,7 +43,20 @@ def load(
     grid of patches, `grid` (rows, columns), from that of the file, `stored_grid` (default: a square one).
     Raises `WeightsError` listing missing and unexpected leaves and different shapes.
     """
-    leaves = read(spec)
+    return laid_out(read(spec), init_params, spec, model_cfg, dont_load, grid=grid, stored_grid=stored_grid)
+
+
+def laid_out(
+    leaves: Mapping[str, np.ndarray],
+    init_params: Mapping[str, Any],
+    spec: str,
+    model_cfg: Mapping[str, Any],
+    dont_load: Sequence[str] = (),
+    *,
+    grid: Grid | None = None,
+    stored_grid: Grid | None = None,
+) -> dict[str, Any]:
+    """`load` of leaves that are read already; `spec` names them in errors."""
     stored = loop_to_scan(leaves) if model_cfg.get("scan") else scan_to_loop(leaves)
     ours = trees.flatten(init_params)
     skipped = set(not_loaded({*ours, *stored}, dont_load))
@@ -75,7 +89,7 @@ def read(spec: str) -> dict[str, np.ndarray]:
     of_big_vision = bv_checkpoint.parse(spec)
     if of_big_vision:
         return _read_checkpoint(*of_big_vision, spec)
-    match = re.fullmatch(r"(.+\.npz)(?::(.+))?", spec)
+    match = _ARCHIVE.fullmatch(spec)
     if not match:
         raise WeightsError(
             f"weights {spec!r} are not an .npz file; give 'PATH.npz', 'PATH.npz:SUBMODEL', or a checkpoint of Big "
@@ -87,6 +101,11 @@ def read(spec: str) -> dict[str, np.ndarray]:
             leaves = _below(leaves, root)
             break
     return _submodel(leaves, match[2], spec) if match[2] else leaves
+
+
+def names_file(spec: str) -> bool:
+    """Whether a text has the form that `read` takes."""
+    return bool(bv_checkpoint.parse(spec) or _ARCHIVE.fullmatch(spec))
 
 
 def _read_checkpoint(path: str, submodel: str | None, spec: str) -> dict[str, np.ndarray]:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from etils import epath
 
-from big_vision_dual.train import checkpoint, run_files, setup, start
-
-
-@dataclasses.dataclass(frozen=True)
-class _NoData:
-    """In place of the training data, which generation does not read."""
-
-    num_examples: int = 2**30
-    num_classes: int | None = None
+from big_vision_dual.train import start
 
 
 def load(path: epath.PathLike) -> tuple[Any, Any]:
@@ -27,15 +17,11 @@ def load(path: epath.PathLike) -> tuple[Any, Any]:
     Raises `CheckpointError` for a folder without config or checkpoint, `ValueError` for a model without the methods
     `init_state` and `step` of `ssm.LanguageModel`.
     """
-    folder = epath.Path(path)
-    if not all((folder / name).exists() for name in (run_files.CONFIG, run_files.CHECKPOINTS)):
-        raise checkpoint.CheckpointError(f"{folder} has no checkpoint of a run; give the --workdir of a training.")
-    config = ml_collections.ConfigDict(run_files.config(folder))
-    run = setup.prepare(config, source=_NoData())  # pyright: ignore[reportArgumentType]
+    run = start.run_of(path)
     if not hasattr(run.model, "init_state"):
-        raise ValueError(f"{folder} has a {config.model_name}, which is no recurrent language model; possible: a run "
+        raise ValueError(f"{path} has a {run.config.model_name}, which is no recurrent language model; possible: a run "
                          "of mamba, mamba2 or another model with `init_state` and `step`.")  # fmt: skip
-    state, _ = start.left_by(run, folder, str(folder))
+    state, _ = start.left_by(run, path, str(path))
     return run.model, state.params
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import ml_collections
 from etils import epath
 
+from big_vision_dual.core import trees
 from big_vision_dual.models import weights
-from big_vision_dual.train import changes, checkpoint, digests, run_files
+from big_vision_dual.train import changes, checkpoint, digests, run_files, setup
 from big_vision_dual.train import workdir as workdir_lib
 from big_vision_dual.train.setup import Run
 from big_vision_dual.train.update import TrainState
@@ -88,6 +91,41 @@ def left_by(
     if found is None:
         raise checkpoint.CheckpointError(f"{named} has no checkpoint; give the workdir of a run.")
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoData:
+    """In place of training data that nobody reads."""
+
+    num_examples: int = 2**30
+    num_classes: int | None = None
+
+
+def run_of(workdir: epath.PathLike) -> Run:
+    """The run that a workdir's config.json describes, without its training data.
+
+    Raises `CheckpointError` for a folder without config or checkpoint.
+    """
+    folder = workdir_lib.located(workdir)
+    if not all((folder / name).exists() for name in (run_files.CONFIG, run_files.CHECKPOINTS)):
+        raise checkpoint.CheckpointError(f"{workdir} has no checkpoint of a run; give the --workdir of a training.")
+    config = ml_collections.ConfigDict(run_files.config(folder))
+    return setup.prepare(config, source=_NoData())  # pyright: ignore[reportArgumentType]
+
+
+def weights_at(place: str, params: Any, model: Mapping[str, Any]) -> Any:
+    """The weights of a checkpoint, laid out as `params`, those of `config.model`; stacked layers or not.
+
+    place: a run's workdir (its newest checkpoint), a folder 'WORKDIR/checkpoints/STEP', or a weights file as
+    `models.weights.read` takes it. Raises `CheckpointError` where there is none, `WeightsError` for another model's.
+    """
+    if weights.names_file(place):
+        return weights.load(params, place, model)
+    path = workdir_lib.located(place)
+    of_step = path.parent.name == run_files.CHECKPOINTS and path.name.isdigit()
+    folder, step = (path.parent.parent, int(path.name)) if of_step else (path, None)
+    state, _ = left_by(run_of(folder), folder, place, step)
+    return weights.laid_out(trees.flatten(jax.device_get(state.params)), params, place, model)
 
 
 def _resume(run: Run, workdir: str) -> Start:

@@ -15,7 +15,7 @@ bond = Bond.of
 RELU = Bond.of("ReLU", 1.0)
 TANH = Bond.of("tanh", 1.0)
 SILU = Bond.of("SiLU", SILU_LIPSCHITZ)
-NORMALIZE = Bond.of("normalization without weights", 1.0)
+NORMALIZE = Bond.of("normalization without weights", 1.0)  # a bound for inputs of RMS >= 1: it amplifies by 1/RMS
 SOFTMAX = Bond.of("softmax", 1.0)
 ROPE = Bond.of("rotary positions", 1.0)  # a rotation of each pair of features
 CAUSAL_MASK = Bond.of("causal mask", 1.0)

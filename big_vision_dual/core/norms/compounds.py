@@ -23,6 +23,9 @@ def attention(
     logits: what lies between queries, keys and the softmax, by default Q K^T / d_head (sensitivity 1), e.g.
       `CAUSAL_MASK @ attention_logits("rsqrt", 64) @ ROPE`. factor: Modula has 1/3, so that the whole has sensitivity 1
       where query, key and value have; a standard attention has 1.
+
+    The counts are bounds in norms head by head. In the RMS over all features of H heads, T tokens, they are H for query
+    and key and sqrt(min(H, T)) for value (docs/size.md).
     """
     scores = bonds.softmax(scale) @ (QK if logits is None else logits) @ (query + key)
     core = bonds.APPLY_SCORES @ (value + scores)

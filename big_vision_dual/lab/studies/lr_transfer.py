@@ -58,12 +58,17 @@ def octaves(setting: str, given: str | None = None) -> range:
     return range(low, high + 1)
 
 
-def sized(base: Mapping[str, Any], axis: str, size: int) -> grid.Config:
-    """The base config at another 'width' or 'depth'. Raises `ValueError` for a model without that size."""
-    field = {"width": (of_model := family.of(base["model_name"])).width, "depth": of_model.depth}[axis]
-    if field is None:
+def field(base: Mapping[str, Any], axis: str) -> str:
+    """The dotted field of the base config's 'width' or 'depth'. Raises `ValueError` for a model without that size."""
+    name = {"width": (of_model := family.of(base["model_name"])).width, "depth": of_model.depth}[axis]
+    if name is None:
         raise ValueError(f"{base['model_name']} has no {axis}; choose the other axis.")
-    return grid.replace(base, {f"model.{field}": size})
+    return f"model.{name}"
+
+
+def sized(base: Mapping[str, Any], axis: str, size: int) -> grid.Config:
+    """The base config at another 'width' or 'depth'; raises as `field`."""
+    return grid.replace(base, {field(base, axis): size})
 
 
 def trials(

@@ -65,14 +65,15 @@ class Sizes:
 
 
 def config_of(base: Mapping[str, Any], table: str, constraint: str) -> grid.Config:
-    """A run of the study; the first attempt's mean over tokens weighs as over 196."""
+    """A run of the study; the first attempt's mean over tokens weighs as over 196, where the base does not scale."""
     setting, lr = TABLES[table]
     fields = {"lr": lr, "norms.biases_per_head": False, **CONSTRAINTS[constraint]}
     if table == "first_attempt":
         height, width = base["input_shape"][:2]
         patch = base["model"]["patch_size"]
         tokens = (height // patch[0]) * (width // patch[1])
-        fields["target_norm_scale"] = [["(embedding|Transformer)/.*", TOKENS / tokens]]
+        own = base.get("target_norm_scale") or ()
+        fields["target_norm_scale"] = [*own, ["(embedding|Transformer)/.*", TOKENS / tokens]]
     return grid.replace(settings.apply(setting, base), fields)
 
 

@@ -1,10 +1,12 @@
 """The audit passes a well-normed table and finds what was broken on purpose. Tiny models, MNIST digits and bytes."""
 
+import ml_collections
 import numpy as np
 import pytest
 
 from big_vision_dual.lab.studies import grid, norm_audit, settings
-from big_vision_dual.train import recipes
+from big_vision_dual.models import weights
+from big_vision_dual.train import checkpoint, recipes, run_files, start
 
 CONFIG = settings.dualize(
     grid.replace(
@@ -42,6 +44,45 @@ def test_an_atom_that_moves_a_hundred_times_too_far_is_found():
     flagged = [finding for finding in norm_audit.audit(broken, steps=3) if finding.flagged]
     assert {finding.name for finding in flagged} == {"Transformer/encoderblock_1/MlpBlock_0/Dense_1/kernel"}
     assert {finding.what for finding in flagged} >= {"change"}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """The workdir of a run with stacked layers whose two Dense_1 kernels have grown to 5 and 20 times unit norm."""
+    monkeypatch.setattr(norm_audit.amplification, "measure", lambda *_: [])
+    folder, config = tmp_path / "run", ml_collections.ConfigDict(grid.replace(CONFIG, {"model.scan": True}))
+    folder.mkdir()
+    (folder / run_files.CONFIG).write_text(config.to_json())
+    (folder / run_files.CHECKPOINTS).mkdir()
+    state = start.run_of(folder).fns.init()
+    kernel = state.params["Transformer"]["encoderblock"]["MlpBlock_0"]["Dense_1"]
+    kernel["kernel"] = kernel["kernel"] * np.array([5.0, 20.0], np.float32)[:, None, None]
+    with checkpoint.Checkpoints(folder / run_files.CHECKPOINTS) as checkpoints:
+        checkpoints.save(7, state, {})
+    weights.save(state.params, tmp_path / "weights.npz")
+    return folder
+
+
+@pytest.mark.parametrize("place", ["run", "run/checkpoints/7", "weights.npz"])
+def test_a_checkpoint_is_audited_where_it_is(run, place):
+    findings = norm_audit.audit(CONFIG, at=str(run.parent / place))
+    grown = {f.name.removeprefix("Transformer/"): f.measured for f in findings if f.what == "growth" and f.measured > 3}
+    assert grown == pytest.approx(
+        {"encoderblock_0/MlpBlock_0/Dense_1/kernel": 5, "encoderblock_1/MlpBlock_0/Dense_1/kernel": 20}, rel=1e-2
+    )
+    assert {f.name.split("/")[1] for f in findings if f.flagged and f.what == "growth"} == {"encoderblock_1"}
+    fresh = {f.name: f.measured for f in norm_audit.audit(CONFIG, steps=1) if f.what == "change"}
+    first = "Transformer/encoderblock_1/MlpBlock_0/Dense_0/kernel"
+    assert {f.name: f.measured for f in findings if f.what == "change"}[first] > 2 * fresh[first]
+
+
+def test_what_is_no_checkpoint_says_so(run):
+    with pytest.raises(checkpoint.CheckpointError, match="has no checkpoint of a run; give the --workdir"):
+        norm_audit.audit(CONFIG, at=str(run / "nothing"))
+    with pytest.raises(checkpoint.CheckpointError, match=r"possible in .*: 7"):
+        norm_audit.audit(CONFIG, at=str(run / "checkpoints" / "8"))
+    with pytest.raises(weights.WeightsError, match="encoderblock_2"):
+        norm_audit.audit(grid.replace(CONFIG, {"model.depth": 3}), at=str(run))
 
 
 def test_audit_wants_a_table():

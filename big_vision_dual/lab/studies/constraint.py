@@ -1,0 +1,153 @@
+"""What each constraint does at its own best learning rate, and whether the best (lr, radius) stays as training grows.
+
+Both train as the recipes do (setting `dualize_recipe`), in horizons that decay can be seen in: thousands of steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from big_vision_dual.lab.studies import fit, grid, lr_transfer, settings, size, sweep
+from big_vision_dual.lab.studies.results import Record, Results
+
+SETTING = "dualize_recipe"
+CONSTRAINTS: dict[str, dict[str, Any]] = {
+    "none": size.CONSTRAINTS["none"],
+    **size.CONSTRAINTS,
+    "wd 1e-3": {"wd": 1e-3},
+    "cautious wd 1e-3": {"wd": 1e-3, "weight_constraint": {"kind": "decay", "cautious": True}},
+    "cautious radius 25": {"wd": 0.0, "weight_constraint": {"kind": "radius", "radius": 25.0, "cautious": True}},
+}
+LOG2_LRS = (-6, -5, -4, -3, -2)
+HELD_OUT = ("[:90%]", "[90%:]")  # of the training split: what a rate is tuned on
+_EXTENSIONS = 2  # octaves that a constraint's grid may grow by, while its best rate is at the edge
+
+FACTORS = {"width": 8, "depth": 8, "steps": 4}
+GRID = {"lr": tuple(2.0**x for x in (-6, -5, -4, -3)), "weight_constraint.radius": (5.0, 20.0, 80.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """A constraint at its best learning rate. loss_S, test_loss_S, accuracy_S: of fresh seeds, there.
+
+    tuned: {log2 lr: held-out loss of the seed that tuned it}.
+    """
+
+    log2_lr: int
+    tuned: Mapping[int, float]
+    loss_S: np.ndarray
+    test_loss_S: np.ndarray
+    accuracy_S: np.ndarray
+
+    @property
+    def at_edge(self) -> bool:
+        return self.log2_lr in (min(self.tuned), max(self.tuned))
+
+
+def at_their_best(
+    base: Mapping[str, Any], seeds: int, results: Results, constraints: Sequence[str] = tuple(CONSTRAINTS)
+) -> dict[str, Best]:
+    """{constraint: what it does}: rates tuned on seed 0 and held-out images of the training split, then seeds 1 and on.
+
+    Raises `ValueError` where the training split is a part already.
+    """
+    tuning, tuned = _held_out(base), {name: {} for name in constraints}
+    wanted = {name: list(LOG2_LRS) for name in constraints}
+    while any(wanted.values()):
+        trials = [trial for name, octaves in wanted.items() for trial in _trials(tuning, name, octaves, [0])]
+        for record in sweep.run(trials, results)[0]:
+            tuned[record["point"]["constraint"]][round(np.log2(record["point"]["lr"]))] = _number(record, "val_loss")
+        wanted = {name: _beyond(losses) for name, losses in tuned.items()}
+    best = {name: min(losses, key=losses.__getitem__) for name, losses in tuned.items()}
+    fresh = range(1, seeds + 1)
+    records, _ = sweep.run([trial for name in best for trial in _trials(base, name, [best[name]], fresh)], results)
+    found = {}
+    for index, (name, log2_lr) in enumerate(best.items()):
+        own = records[index * seeds : (index + 1) * seeds]
+        measured = (np.array([_number(r, what) for r in own]) for what in ("train_loss", "val_loss", "val_accuracy"))
+        found[name] = Best(log2_lr, tuned[name], *measured)
+    return found
+
+
+def _trials(base: Mapping[str, Any], name: str, log2_lrs: Sequence[int], seeds: Sequence[int]) -> list[grid.Trial]:
+    config = grid.replace(settings.apply(SETTING, base), CONSTRAINTS[name])
+    return grid.product(config, {"lr": [2.0**x for x in log2_lrs], "seed": seeds}, point={"constraint": name})
+
+
+def _held_out(base: Mapping[str, Any]) -> grid.Config:
+    """The base config, training on nine tenths of its split and validating on the tenth."""
+    given = base["input"]["data"]
+    if "[" in given["split"]:
+        raise ValueError(f"config.input.data.split is {given['split']!r}; possible: a whole split, to be held out of.")
+    kept, held_out = ({**given, "split": given["split"] + part} for part in HELD_OUT)
+    return grid.replace(base, {"input.data": kept, "evals.val.data": held_out})
+
+
+def _beyond(losses: Mapping[int, float]) -> list[int]:
+    """The next octave, where the best of those run is at the edge; none after so many extensions, or inside."""
+    best, low, high = min(losses, key=losses.__getitem__), min(losses), max(losses)
+    if len(losses) >= len(LOG2_LRS) + _EXTENSIONS or best not in (low, high):
+        return []
+    return [low - 1] if best == low else [high + 1]
+
+
+def _number(record: Record, what: str) -> float:
+    """A result; inf of a run that diverged."""
+    return record["result"][what] if record["result"]["finite"] else np.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """The grid of learning rates and radii at one size. loss_LxRxS: training losses, inf where a run diverged."""
+
+    name: str
+    loss_LxRxS: np.ndarray
+
+    @property
+    def best(self) -> tuple[int, int]:
+        """Indices of the learning rate and the radius with the lowest mean loss."""
+        mean_LxR = self.loss_LxRxS.mean(axis=2)
+        at = np.unravel_index(int(np.argmin(mean_LxR)), mean_LxR.shape)
+        return int(at[0]), int(at[1])
+
+    def regret(self, at: tuple[int, int]) -> np.ndarray:
+        """(S,): by how much the loss at these indices is above the best's."""
+        return self.loss_LxRxS[at] - self.loss_LxRxS[self.best]
+
+
+def transfer(base: Mapping[str, Any], seeds: int, results: Results) -> list[Size]:
+    """The grid at the base's size, then at each of `FACTORS` times its width, depth and steps. One seed at a time."""
+    grids = {
+        name: grid.replace(settings.apply(SETTING, config), {"wd": 0.0, "weight_constraint.kind": "radius"})
+        for name, config in sized(base).items()
+    }
+    lrs, radii = GRID["lr"], GRID["weight_constraint.radius"]
+    losses = {name: np.full((len(lrs), len(radii), seeds), np.inf) for name in grids}
+    for seed in range(seeds):
+        for name, config in grids.items():
+            trials = grid.product(config, {**GRID, "seed": [seed]}, point={"size": name})
+            values = [_number(record, "train_loss") for record in sweep.run(trials, results)[0]]
+            losses[name][..., seed] = np.reshape(values, (len(lrs), len(radii)))
+    return [Size(name, values) for name, values in losses.items()]
+
+
+def sized(base: Mapping[str, Any]) -> dict[str, grid.Config]:
+    """{name: config}: the base, and it grown along one axis at a time."""
+    fields = {axis: "total_steps" if axis == "steps" else lr_transfer.field(base, axis) for axis in FACTORS}
+    grown = {
+        f"{axis} x {factor}": grid.replace(base, {fields[axis]: factor * grid.get(base, fields[axis])})
+        for axis, factor in FACTORS.items()
+    }
+    return {"base": dict(base), **grown}
+
+
+def difference(best: Best, reference: Best) -> tuple[fit.Interval, fit.Interval]:
+    """(change of training loss, change of accuracy) against another constraint, paired over seeds."""
+    return (
+        fit.mean_interval(best.loss_S - reference.loss_S),
+        fit.mean_interval(best.accuracy_S - reference.accuracy_S),
+    )
