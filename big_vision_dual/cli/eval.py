@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates; the first host prints."""
     import jax
 
-    from big_vision_dual.train import distributed, evaluate, quiet
+    from big_vision_dual.train import distributed, evaluate
 
-    with quiet.libraries(), distributed.joined(args.distributed):
+    with distributed.joined(args.distributed):
         config = recipes.load(args.config, args.overrides)
         result = evaluate.evaluate(config, args.workdir, [name for name in args.only.split(",") if name])
     if jax.process_index() == 0:

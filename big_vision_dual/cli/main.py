@@ -46,7 +46,8 @@ def _run(argv: list[str]) -> int:
         parser.error(f"no command {name!r}{errors.did_you_mean(name, COMMANDS)}; possible: {', '.join(COMMANDS)}.")
     args = parser.parse(argv, commands.get(name))
     quiet.no_tpu()
-    return module(name).run(args)
+    with quiet.libraries():
+        return module(name).run(args)
 
 
 def parsers(filled: Sequence[str]) -> tuple[command.Parser, dict[str, argparse.ArgumentParser]]:

@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     args = parser.parse(sys.argv[1:] if arguments is None else arguments)
     quiet.no_tpu()
-    return errors.guarded(parser.prog, lambda: run(args))
+    with quiet.libraries():
+        return errors.guarded(parser.prog, lambda: run(args))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from big_vision_dual.train.loop import fit
 
     started = time.monotonic()
-    with quiet.libraries(), distributed.joined(args.distributed):
+    with distributed.joined(args.distributed):
         last = fit(recipes.load(args.config, args.overrides), args.workdir, name=args.config)
         if jax.process_index() == 0:
             print(telling.closing(last, time.monotonic() - started, args.workdir))

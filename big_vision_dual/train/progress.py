@@ -83,7 +83,7 @@ class Work:
         self._console.print(text, markup=False)
 
     def _text(self) -> str:
-        return f"{self._done:.3g}/{self._total:g} {self._what}"
+        return f"{round(self._done, 1):,.9g}/{self._total:,.9g} {self._what}"
 
 
 class Progress:

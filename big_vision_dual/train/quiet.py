@@ -14,10 +14,12 @@ from typing import Any
 
 from big_vision_dual.core import errors
 
+_CHATTER = "Given directory is read only"  # orbax, of a checkpoint that is only to be read
+
 
 @contextlib.contextmanager
 def libraries() -> Iterator[None]:
-    """Context in which warnings are logged, but no traceback of orbax's threads unless BVD_TRACEBACK is set.
+    """Context in which warnings are logged, but no chatter and traceback of orbax's unless BVD_TRACEBACK is set.
 
     A full disk makes orbax log a traceback in each of its threads, hundreds of lines in all, before the one error
     that says so reaches the caller. An error of the reading leaves orbax's other coroutines where they are; each
@@ -31,11 +33,11 @@ def libraries() -> Iterator[None]:
         yield
         return
     absl = logging.getLogger("absl")
-    absl.addFilter(_has_no_traceback)
+    absl.addFilter(_wanted)
     try:
         yield
     finally:
-        absl.removeFilter(_has_no_traceback)
+        absl.removeFilter(_wanted)
 
 
 def no_tpu() -> None:
@@ -49,8 +51,8 @@ def no_tpu() -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
-def _has_no_traceback(record: logging.LogRecord) -> bool:
-    return not record.exc_info
+def _wanted(record: logging.LogRecord) -> bool:
+    return not record.exc_info and not str(record.msg).startswith(_CHATTER)
 
 
 class _ButOrbax:

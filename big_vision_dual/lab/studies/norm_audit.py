@@ -10,6 +10,7 @@ over nearly equal logits passes little): the lower side is reported, not flagged
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from big_vision_dual.lab.studies import amplification, grid
 from big_vision_dual.lab.studies.program import Program
 from big_vision_dual.models import family
 from big_vision_dual.train import losses, optim, start
+from big_vision_dual.train.progress import Work
 
 FACTOR = 8.0
 KINDS = ("change", "sensitivity", "growth")
@@ -83,11 +85,18 @@ def audit(config: Mapping[str, Any], *, factor: float = FACTOR, steps: int = 20,
     table, inputs = program.table, losses.inputs(batch)
     blocks = of_model.blocks(program.model, params, inputs)
     grown = _trained(program, data, steps) if isinstance(at, int) else params
-    return [
-        *(_sensitivity(found, factor) for found in amplification.measure(program.model, blocks, table, params, inputs)),
-        *_changes(program, table, params, batch, factor),
-        *_growth(table, grown, factor),
-    ]
+    amplified = amplification.measure(program.model, blocks, table, params, inputs)
+    measurements = itertools.chain(
+        (_sensitivity(found, factor) for found in amplified),
+        _changes(program, table, params, batch, factor),
+        _growth(table, grown, factor),
+    )
+    findings = []
+    with Work("measurements", len(blocks.first) + 2 * len(table.rows) + 1) as work:
+        for finding in measurements:
+            findings.append(finding)
+            work.advance()
+    return findings
 
 
 def _trained(program: Program, data: Any, steps: int) -> Any:

@@ -1,5 +1,7 @@
 """The audit passes a well-normed table and finds what was broken on purpose. Tiny models, MNIST digits and bytes."""
 
+import re
+
 import ml_collections
 import numpy as np
 import pytest
@@ -16,8 +18,11 @@ CONFIG = settings.dualize(
 )
 
 
-def test_a_well_normed_table_passes():
+def test_a_well_normed_table_passes_and_progress_is_shown_in_a_file_too(capsys):
     findings = norm_audit.audit(CONFIG, steps=3)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"1/{len(findings)} measurements  ETA \S+", first)
+    assert re.fullmatch(rf"{len(findings)}/{len(findings)} measurements  ETA 0:00:00", last)
     assert {finding.what for finding in findings} == set(norm_audit.KINDS)
     assert [finding for finding in findings if finding.flagged] == []
 
