@@ -7,11 +7,12 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 STEPS = 24
@@ -64,11 +65,18 @@ class Trial:
     @property
     def happened(self) -> bool:
         """Whether it was a fault at all: a call that is to fail may never be made."""
-        return bool(self.hits) if self.kind.startswith(("read", "write", "SIGKILL in")) else self.what != AFTER_KILLS
+        return (
+            bool(self.hits)
+            if self.kind.startswith(("read", "write", "SIGKILL in", "clock"))
+            else self.what != AFTER_KILLS
+        )
 
 
 class Place:
-    """Recipe, data, the run without faults, and one that is half done, in a folder."""
+    """Recipe, data, the run without faults, and one that is half done, in a folder.
+
+    starts: {which: (seconds, seconds of processor time)} of runs to the end, with and without compiled programs.
+    """
 
     def __init__(self, folder: pathlib.Path):
         import numpy as np
@@ -82,13 +90,16 @@ class Place:
         self.recipe = folder / "recipe.py"
         self.recipe.write_text(RECIPE.format(data=folder / "data.npz", steps=STEPS, cache=self.cache))
         self.whole, self.half = folder / "whole", folder / "half"
-        self.seconds = _timed(lambda: self._run_to_the_end(self.whole))
-        self.seconds = _timed(lambda: self._run_to_the_end(folder / "again"))  # with the programs in the cache
+        self.starts = {"nothing compiled": self._run_to_the_end(self.whole),
+                       "compiled before": self._run_to_the_end(folder / "again")}  # fmt: skip
+        self.seconds = self.starts["compiled before"][0]
         self._stopped_halfway()
 
-    def _run_to_the_end(self, workdir: pathlib.Path) -> None:
+    def _run_to_the_end(self, workdir: pathlib.Path) -> tuple[float, float]:
+        started, used = time.monotonic(), _processor_seconds()
         process = Process(self, workdir)
         assert process.wait() == 0, process.said()
+        return round(time.monotonic() - started, 2), round(_processor_seconds() - used, 2)
 
     def _stopped_halfway(self) -> None:
         process = Process(self, self.half)
@@ -136,7 +147,7 @@ class Process:
     def hits(self) -> list[tuple[str, str]]:
         """(call, path) of every call that faults.c let fail."""
         lines = self._hits.read_text().splitlines() if self._hits.exists() else []
-        return [(call, path) for call, _, path in (line.partition(" ") for line in lines)]
+        return [(call, path) for call, _, path in (line.partition("\t") for line in lines)]
 
 
 def _child(
@@ -164,10 +175,10 @@ def _child(
         sys.stderr.flush()
 
 
-def _timed(call: Callable[[], Any]) -> float:
-    started = time.monotonic()
-    call()
-    return time.monotonic() - started
+def _processor_seconds() -> float:
+    """Of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -100,7 +100,7 @@ def failing(kind: str, parts: tuple[str, ...]) -> Callable[[Place, random.Random
     """Trials in which a kind of call fails on a kind of file, once or twice or for as long as the process lives."""
 
     def trials(place: Place, rng: random.Random, count: int) -> Iterator[Trial]:
-        calls = {operation: _calls(place, operation) for operation, *_ in _FAULTS[kind]}
+        calls = {operation: _calls(place, operation) for operation in {one[0] for one in _FAULTS[kind]}}
         for number in range(count):
             part, (operation, code, name) = parts[number % len(parts)], rng.choice(_FAULTS[kind])
             times, reached = rng.choice((0, 0, 1, 2)), sum(part in path for path in calls[operation])
@@ -227,14 +227,15 @@ def main() -> int:
     results: dict[str, list[Trial]] = _kept(args.out)
     with tempfile.TemporaryDirectory(prefix="bvd-faults-") as folder:
         place = Place(pathlib.Path(folder))
-        print(f"a run without faults takes {place.seconds:.1f} s")
+        for name, (seconds, used) in place.starts.items():
+            print(f"a run without faults, {name}: {seconds} s, {used} s of processor time", flush=True)
         for name, (count, run) in KINDS.items():
             if args.only in (None, name):
                 started = time.monotonic()
                 rng = random.Random(f"{args.seed} {name}")
                 results[name] = list(run(place, rng, max(1, round(args.share * count))))
                 judge(place, results[name])
-                _keep(args.out, results)
+                _keep(args.out, place, results)
                 print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
     trials = [one for those in results.values() for one in those]
     print(table(trials))
@@ -248,13 +249,13 @@ def _kept(path: pathlib.Path) -> dict[str, list[Trial]]:
     """The results of before, by kind."""
     if not path.exists():
         return {}
-    return {kind: [Trial(**one) for one in those] for kind, those in json.loads(path.read_text()).items()}
+    return {kind: [Trial(**one) for one in those] for kind, those in json.loads(path.read_text())["faults"].items()}
 
 
-def _keep(path: pathlib.Path, results: dict[str, list[Trial]]) -> None:
+def _keep(path: pathlib.Path, place: Place, results: dict[str, list[Trial]]) -> None:
     plain = {kind: [{**vars(one), "workdir": pathlib.Path(one.workdir).name} for one in those]
              for kind, those in results.items()}  # fmt: skip
-    files.write(path, json.dumps(plain, indent=1) + "\n")
+    files.write(path, json.dumps({"starts": place.starts, "faults": plain}, indent=1) + "\n")
 
 
 def _with_library() -> int:

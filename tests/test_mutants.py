@@ -43,7 +43,7 @@ def test_each_mutant_changes_one_thing(mutants, tmp_path):
 def test_targets_and_their_tests_exist(mutants):
     for target, tests in mutants.TARGETS.items():
         assert (mutants.PACKAGE / target).exists(), target
-        assert (ROOT / tests).exists(), tests
+        assert all((ROOT / test).exists() for test in tests), tests
 
 
 def test_a_mutant_is_imported_in_place_of_its_file(mutants):
@@ -55,3 +55,39 @@ def test_a_mutant_is_imported_in_place_of_its_file(mutants):
     finder.exec_module(module)
     assert module.fires(20, 5, 21) is True  # 1 >= 5 / 5, but less than the quarter of 5 that it should be
     assert finder.find_spec("big_vision_dual.train.optim") is None
+
+
+def test_a_mutant_is_met_by_the_tests_that_run_its_statement_the_fastest_first(mutants, tmp_path):
+    file = tmp_path / "some.py"
+    file.write_text("LIMIT = 3\n\ndef f(a):\n    if (\n        a < 2\n    ):\n        a = a + 1\n    return a\n")
+    limit, smaller, *_, grown = [one for one in mutants.mutants(file) if one.what in ("3 -> 4", "a < 2 -> a <= 2",
+                                                                                     "a + 1 -> a - 1")]  # fmt: skip
+    assert [one.lines for one in (limit, smaller, grown)] == [range(1, 2), range(4, 7), range(7, 8)]
+    assert str(grown) == "some.py: a + 1 -> a - 1, in: a = a + 1"
+    owners = {("some.py", 1): {""}, ("some.py", 5): {"x.py", "y.py::one"}, ("some.py", 7): {"y.py::two"}}
+    covered = mutants.Covered(owners, {"x.py::slow": 2.0, "y.py::one": 1.0, "y.py::two": 0.5})
+    assert covered.tests(limit) == ["y.py::two", "y.py::one", "x.py::slow"]  # run by an import
+    assert covered.tests(smaller) == ["y.py::one", "x.py::slow"]  # by a fixture of x.py, and by a test
+    assert covered.tests(grown) == ["y.py::two"]
+
+
+def test_coverage_is_recorded_and_a_mutant_that_no_test_runs_survives(mutants, tmp_path, monkeypatch):
+    monkeypatch.setattr(mutants, "PACKAGE", tmp_path)
+    file = tmp_path / "some.py"
+    file.write_text("def f():\n    return 1\n")
+    scope: dict = {}
+    coverage, before = mutants._Coverage([file]), sys.gettrace()
+    sys.settrace(None)
+    exec(compile(file.read_text(), str(file), "exec"), scope)
+    for name, call in (("x.py::one", scope["f"]), ("x.py::two", int)):
+        run = coverage.pytest_runtest_protocol(type("Item", (), {"nodeid": name}))
+        next(run)
+        sys.settrace(coverage._call)
+        call()
+        sys.settrace(None)
+        with pytest.raises(StopIteration):
+            run.send(None)
+    sys.settrace(before if before != coverage._call else None)
+    assert coverage.owners == {("some.py", 2): {"x.py::one"}}
+    assert set(coverage.seconds) == {"x.py::one", "x.py::two"}
+    assert mutants.survives(mutants.mutants(file)[0], [], 1)
