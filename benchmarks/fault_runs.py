@@ -65,11 +65,8 @@ class Trial:
     @property
     def happened(self) -> bool:
         """Whether it was a fault at all: a call that is to fail may never be made."""
-        return (
-            bool(self.hits)
-            if self.kind.startswith(("read", "write", "SIGKILL in", "clock"))
-            else self.what != AFTER_KILLS
-        )
+        by_a_call = self.kind.startswith(("read", "write", "SIGKILL in", "clock"))
+        return bool(self.hits) if by_a_call else self.what != AFTER_KILLS
 
 
 class Place:
