@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import re
 import runpy
+import shlex
 import sys
 from typing import Any
 
@@ -13,6 +14,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 import workdirs
+
+from big_vision_dual.cli.main import COMMANDS, parsers
+from big_vision_dual.train import recipes
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -42,6 +46,49 @@ def test_lines_fit_a_screen(path):
     text = _FENCE.sub("", path.read_text())
     long = [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")]
     assert not long, f"{path.name}: {len(long)} lines of more than 120 characters, the first: {long[0]}"
+
+
+_CODE = re.compile(r"`([^`]+)`")
+_PLACES = (".", "big_vision_dual", "docs")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_of_this_repository_that_are_named_are_there(path):
+    named = re.findall(r"(?:^|[`\s(])((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|c))\b", _FENCE.sub("", path.read_text()), re.M)
+    upstreams = ("pp/ops_text.py", "pp/archive/", "big_vision/")  # Big Vision's own
+    wanted = [name for name in named if not name.startswith(upstreams)]
+    gone = [name for name in wanted if not any((ROOT / place / name).exists() for place in _PLACES)]
+    assert not gone, f"{path.name} names {gone}"
+
+
+STANDS_FOR = {
+    "S": "--seeds 6", "FLAGS": "--config.input_shape=(8,)", "C": "study_vit", "M_bytes:FILE": "mamba_bytes:README.md",
+    "STEPS": "2", "RECIPE": "study_vit", "LR": ".1", "F": ".5", "ENTITY/PROJECT": "e/p", "WD|--radius": "1e-4", "R": "",
+    "$short": "", "dual|standard|factorial": "dual", "study_vit:array:cifar10.npz": "study_vit",
+}  # fmt: skip
+"""What documents write for what a reader has to fill in, and a value of it."""
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every `bvd COMMAND ...` with an argument, in code on a line, in fences and in indented blocks."""
+    lines = [line for fence in _FENCE.findall(text) for line in fence.replace("\\\n", " ").splitlines()]
+    prose = _FENCE.sub("", text)
+    lines += [line for line in prose.splitlines() if line.startswith("    ")] + _CODE.findall(prose)
+    found = (shlex.split(line, comments=True) for line in lines if line.strip().startswith("bvd "))
+    return [words[1:] for words in found if len(words) > 2 and words[1] in COMMANDS]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_in_a_document_is_understood(path):
+    for given in commands(path.read_text()):
+        if path.name == "CHANGELOG.md" or (given[0] == "norms" and len(given) == 2):
+            continue  # names alone
+        words = [part for word in given for part in (STANDS_FOR[word].split() if word in STANDS_FOR else [word])]
+        words = words[: words.index(">")] if ">" in words else words
+        parser, filled = parsers(words[:1])
+        args = parser.parse(words, filled[words[0]])
+        if getattr(args, "overrides", None):
+            recipes.load(args.config, args.overrides)
 
 
 def code_after(marker: str) -> str:
