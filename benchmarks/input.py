@@ -35,6 +35,8 @@ RECIPE = (
     'keep("image","labels")',
 )
 WITHOUT_RANDAUG = tuple(op for op in RECIPE if not op.startswith("randaug"))
+TO_DEVICE = tuple(op for op in WITHOUT_RANDAUG if not op.startswith("value_range"))  # input.augment="randaug(2,10)"
+REDUCED = ("decode_jpeg_and_inception_crop(224, reduced=True)", *TO_DEVICE[1:])
 REFERENCE_RATE = 90 * 1_281_167 / (6.5 * 3600)  # images/s: Big Vision's 90 epochs in 6h30 on a v3-8
 HOSTS = {  # name: (hosts, vCPUs a host, model speed in images/s)
     "v3-8": (1, 96, REFERENCE_RATE),
@@ -121,6 +123,8 @@ def report(data_dir: str, rounds: int) -> str:
         "crop": lambda: bare(data_dir, "crop"),
         "resize": lambda: bare(data_dir, "resize"),
         "without randaug": lambda: ours(data_dir, WITHOUT_RANDAUG),
+        "to device": lambda: ours(data_dir, TO_DEVICE),
+        "reduced": lambda: ours(data_dir, REDUCED),
         RECIPE[-1]: lambda: ours(data_dir, RECIPE),
     }
     for index, op in enumerate(RECIPE[:-1], 1):
@@ -139,6 +143,8 @@ def _limits(rate_of: dict[str, float], rounds: int) -> list[str]:
         ("tf.image: decode a random box of it", rate_of["crop"]),
         ("tf.image: the same and resize to 224, the least that makes a batch", rate_of["resize"]),
         ("ours: the S/16 recipe without randaug", rate_of["without randaug"]),
+        ('ours: raw pixels, for `input.augment="randaug(2,10)"` on the devices', rate_of["to device"]),
+        ("ours: the same, decoded at a reduced scale", rate_of["reduced"]),
         ("ours: the S/16 recipe", rate_of[RECIPE[-1]]),
     ]
     return [

@@ -10,8 +10,8 @@ import collections
 import math
 import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from big_vision_dual.pods import topologies
@@ -61,7 +61,8 @@ class StepCost:
 
     compiler_seconds: the compiler's own estimate, None where it gives none that can be believed; `compiler_note`
     says why, or how it was read. unknown_loops: loops of unknown length, counted once (mixup draws from a beta
-    distribution by rejection). compile_seconds: on this machine.
+    distribution by rejection). compile_seconds: wall time on this machine. trace_cpu_seconds, compile_cpu_seconds: of
+    its processors, until the compiler has its program, and until it is compiled; a restart repeats the first.
     """
 
     memory: Memory
@@ -73,6 +74,8 @@ class StepCost:
     compiler_note: str
     unknown_loops: int
     compile_seconds: float
+    trace_cpu_seconds: float
+    compile_cpu_seconds: float
 
     @property
     def seconds(self) -> float:
@@ -111,23 +114,39 @@ def num_examples(config: Any, given: int | None = None) -> int:
     raise data.DataError(f"the size of {name}:{split} is not known without its files; give --num-examples N.")
 
 
-def measure(config: Any, tpu: Slice, examples: int) -> StepCost | Misfit:
-    """Compiles the config's step for the slice; a `Misfit` where it needs more memory than there is."""
+@dataclass
+class _Watch:
+    """Wall-clock and processor seconds since it was made."""
+
+    wall: float = field(default_factory=time.monotonic)
+    processors: float = field(default_factory=time.process_time)
+
+    def read(self) -> tuple[float, float]:
+        return time.monotonic() - self.wall, time.process_time() - self.processors
+
+
+def measure(config: Any, tpu: Slice, examples: int, flags: Mapping[str, str] | None = None) -> StepCost | Misfit:
+    """Compiles the config's step for the slice; a `Misfit` where it needs more memory than there is.
+
+    flags: of XLA, {name: value}, for this program alone.
+    """
     import jax
 
     from big_vision_dual.train import setup
 
     config = changed(config, log_atom_norms=False)
+    watch = _Watch()
     fns = setup.prepare(config, Examples(examples), topologies.devices(tpu)).fns
     lowered = fns.train.lower(fns.state, fns.batch, fns.measured)
-    started = time.monotonic()
+    _, traced = watch.read()
+    watch = _Watch()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=dict(flags or {}))
     except jax.errors.JaxRuntimeError as error:
         if misfit := _misfit(str(error)):
             return misfit
         raise
-    return _cost(compiled, tpu, time.monotonic() - started)
+    return _cost(compiled, tpu, traced, *watch.read())
 
 
 _SIZE = r"([\d.]+)([KMGT]?)"
@@ -143,7 +162,7 @@ def _misfit(message: str) -> Misfit | None:
     return None
 
 
-def _cost(compiled, tpu: Slice, compile_seconds: float) -> StepCost:
+def _cost(compiled, tpu: Slice, traced: float, wall: float, processors: float) -> StepCost:
     analysis, stats = compiled.cost_analysis(), compiled.memory_analysis()
     program = Program(compiled.as_text())
     as_xla = program.costs(program.executions(loops=False, branches=True))
@@ -169,7 +188,9 @@ def _cost(compiled, tpu: Slice, compile_seconds: float) -> StepCost:
         compiler_seconds=seconds and seconds * loops,
         compiler_note=note,
         unknown_loops=program.unknown_loops,
-        compile_seconds=compile_seconds,
+        compile_seconds=wall,
+        trace_cpu_seconds=traced,
+        compile_cpu_seconds=processors,
     )
 
 

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from big_vision_dual.train.data import Source
+from big_vision_dual.train.data.augment import Augment, augmented, scaled
 from big_vision_dual.train.data.drawn import DrawnSource
 from big_vision_dual.train.step import Batch, StepFns
 
@@ -25,7 +26,10 @@ def batches(source: Source, fns: StepFns, start_step: int, *, loss: str = "softm
     """
     if isinstance(source, DrawnSource):
         return _drawn(source, fns, start_step)
-    return _sent(source.batches(start_step), fns, labelled=loss != "sigmoid_xent")
+    given: Any = source
+    augment = getattr(given, "augment", None)
+    sent = _sent(given.batches(start_step), fns, labelled=loss != "sigmoid_xent", raw=augment is not None)
+    return sent if augment is None else _augmented(sent, augment, given.seed, fns, start_step)
 
 
 def _drawn(source: DrawnSource, fns: StepFns, step: int) -> Iterator[Batch]:
@@ -48,10 +52,28 @@ def _shapes(batch: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {key: leaf.shape for key, leaf in batch.items()}
 
 
-def _sent(host_batches: Iterator[Mapping[str, np.ndarray]], fns: StepFns, *, labelled: bool) -> Iterator[Batch]:
+def _augmented(sent: Iterator[Batch], augment: Augment, seed: int, fns: StepFns, step: int) -> Iterator[Batch]:
+    """Images augmented as raw pixels on the devices, then scaled to [-1, 1]."""
+    images = fns.batch["image"].sharding
+    whole = NamedSharding(fns.mesh, P())
+    apply = jax.jit(
+        lambda raw, step: scaled(augmented(augment, raw, seed, step)),
+        in_shardings=(images, whole),
+        out_shardings=images,
+    )
+    for number, batch in enumerate(sent, step):
+        yield {**batch, "image": apply(batch["image"], np.int32(number))}
+
+
+def _sent(
+    host_batches: Iterator[Mapping[str, np.ndarray]], fns: StepFns, *, labelled: bool, raw: bool = False
+) -> Iterator[Batch]:
+    """raw: images stay as they are, for the devices to augment."""
     sent: collections.deque[Batch] = collections.deque()
     for host_batch in host_batches:
         given = as_model_input(host_batch, fns)
+        if raw:
+            given["image"] = _raw(host_batch["image"])
         if labelled and "labels" in given:
             _check_labelled(given["labels"])
         sent.append(to_devices(given, fns.batch))
@@ -78,6 +100,15 @@ def as_model_input(batch: Mapping[str, Any], fns: StepFns) -> dict[str, np.ndarr
             "change the sizes in config.input.pp, or those."
         )
     return {key: np.asarray(batch[key], np.float32) for key in fns.batch}
+
+
+def _raw(images: np.ndarray) -> np.ndarray:
+    if images.dtype != np.uint8:
+        raise ValueError(
+            f"config.input.augment is done on raw pixels, and config.input.pp gives {images.dtype} images; leave "
+            "value_range out of it, which the devices do after augmentation."
+        )
+    return images
 
 
 def _check_labelled(labels_BxC: np.ndarray) -> None:

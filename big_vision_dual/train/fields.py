@@ -203,7 +203,7 @@ _DATA = (
     Field("input.batch_size", int, NEEDED, "examples a step, over all devices", _COUNT),
     Field("input.accum_freq", int, 1, "micro-batches whose gradients are averaged before a step", _COUNT),
     Field("input.pp", str, "", "preprocessing of TFDS examples, an op string"),
-    Field("input.augment", str, "", "augmentation of arrays: shift(pixels), flip_lr"),
+    Field("input.augment", str, "", "augmentation on the devices, of raw pixels: shift(2)|flip_lr|randaug(2,10)"),
     Field("input.shuffle_buffer_size", int, 0, "examples held, still encoded, to draw from", _FROM_0),
     Field("input.cache_raw", bool, False, "whether all encoded examples stay in memory"),
     Field("input.prefetch", int, 2, "batches made ahead", _FROM_0),

@@ -60,7 +60,8 @@ def make(
     data: dict(name=, split=, data_dir=), of TFDS, of `arrays`, `text` or `jsonl`; or, mixed by weights,
       dict(part=weight, ...) with each part's data, pp, shuffle_buffer_size, cache_raw, pre_filter_fn in `config.part`.
     batch_size: of all hosts together; process_count must divide it.
-    pp: op string (see `big_vision_dual.train.pp`); augment: for arrays instead, see `augment`.
+    pp: op string (see `big_vision_dual.train.pp`), of TFDS. augment: what the devices do to the images of a batch while
+      they are raw pixels (see `augment`), which are scaled to [-1, 1] afterwards; a `pp` before it leaves them uint8.
     shuffle_buffer_size: examples held, still encoded, to draw from; cache_raw: hold all of this host's.
     keep_only: entries of an example that are left after preprocessing, of all parts. pre_filter_fn: a function of
       TensorFlow, {entry: tensor} -> bool, of examples before preprocessing, images still encoded.

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision_dual.core import files
-from big_vision_dual.train.data.augment import Augment, augment_fn
+from big_vision_dual.train.data.augment import Augment, augment_fn, augmented, scaled
 from big_vision_dual.train.data.base import OF_STREAMS, Batch, DataError, host_range
 from big_vision_dual.train.data.drawn import DrawnSource
 from big_vision_dual.train.data.padded import PaddedBatches
@@ -25,7 +25,7 @@ from big_vision_dual.train.data.permutation import permuted
 
 _MNIST5K_TEST_PER_CLASS = 100
 _MAX_CLASSES = 1_000_000  # more is a damaged file: each example's labels are a row of so many
-_ORDER, _AUGMENT = 0, 1  # folded into the seed first, so that order and augmentation are independent
+_ORDER = 0  # folded into the seed first, so that order and augmentation (`augment.PURPOSE`) are independent
 
 
 def is_array_name(name: str) -> bool:
@@ -149,8 +149,7 @@ def batch_indices(step: int | jax.Array, *, seed: int | jax.Array, num_examples:
 
 def to_model(images: jax.Array, labels: jax.Array, num_classes: int) -> dict[str, jax.Array]:
     """Raw pixels and label indices -> image float32 in [-1, 1] (float images unchanged), labels one-hot float32."""
-    scaled = images.astype(jnp.float32) / 127.5 - 1 if images.dtype == jnp.uint8 else images
-    return {"image": scaled, "labels": jax.nn.one_hot(labels, num_classes)}
+    return {"image": scaled(images), "labels": jax.nn.one_hot(labels, num_classes)}
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "num_classes", "augment"))
@@ -165,8 +164,7 @@ def _drawn(
 ) -> dict[str, jax.Array]:
     """Compiled once for all sources of the same shapes; see `ArraySource.batch`."""
     index_B = batch_indices(step, seed=seed, num_examples=len(arrays["label"]), batch_size=batch_size)
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _AUGMENT), step)
-    images = augment(key, arrays["image"][index_B])
+    images = augmented(augment, arrays["image"][index_B], seed, step)
     return to_model(images, arrays["label"][index_B], num_classes)
 
 

@@ -1,4 +1,4 @@
-"""Augmentation in JAX for arrays on the device: `shift(2)|flip_lr`, the syntax of `pp`'s op strings."""
+"""Augmentation in JAX, on the devices: `shift(2)|flip_lr|randaug(2,10)`, the syntax of `pp`'s op strings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from big_vision_dual.train.data.base import DataError
+from big_vision_dual.train.data.randaug import randaug
 from big_vision_dual.train.pp.parse import parse
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
+PURPOSE = 1  # folded into the seed first, so that augmentation and order are independent
 
 
 def shift(pixels: int, pad: str = "zero") -> Augment:
@@ -39,7 +41,7 @@ def flip_lr() -> Augment:
     return apply
 
 
-_AUGMENTS = {"shift": shift, "flip_lr": flip_lr}
+_AUGMENTS = {"shift": shift, "flip_lr": flip_lr, "randaug": randaug}
 
 
 @functools.cache  # one function a string, so that what is compiled with it is found again
@@ -48,7 +50,7 @@ def augment_fn(string: str) -> Augment:
     functions = []
     for call in parse(string):
         if call.name not in _AUGMENTS:
-            raise DataError(f"unknown augmentation {call.text!r} for arrays; possible: {', '.join(_AUGMENTS)}.")
+            raise DataError(f"unknown augmentation {call.text!r}; possible: {', '.join(_AUGMENTS)}.")
         try:
             functions.append(_AUGMENTS[call.name](*call.args, **call.kwargs))
         except TypeError as error:
@@ -60,3 +62,13 @@ def augment_fn(string: str) -> Augment:
         return images_BxHxWxC
 
     return apply
+
+
+def augmented(augment: Augment, images: jax.Array, seed: int | jax.Array, step: int | jax.Array) -> jax.Array:
+    """The images of a step's batch, still as raw pixels."""
+    return augment(jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), PURPOSE), step), images)
+
+
+def scaled(images: jax.Array) -> jax.Array:
+    """uint8 -> float32 in [-1, 1]; float images unchanged."""
+    return images.astype(jnp.float32) / 127.5 - 1 if images.dtype == jnp.uint8 else images

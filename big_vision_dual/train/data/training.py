@@ -9,6 +9,7 @@ from typing import Any
 
 from big_vision_dual.train import pp
 from big_vision_dual.train.data import faults, streams
+from big_vision_dual.train.data.augment import Augment, augment_fn
 from big_vision_dual.train.data.base import Batch, DataError, derived_seed, local_size
 from big_vision_dual.train.data.splits import filtered, open_split
 from big_vision_dual.train.data.tfds import Split
@@ -121,6 +122,7 @@ class TfdsSource:
     """Training data from TFDS; see `data.make` for what the settings mean.
 
     prefetch: batches made ahead. mixture: which part each example comes from, on this host. faults: its bad records.
+    augment: what the devices do to the images, with `seed`; None for nothing.
     """
 
     parts: tuple[Part, ...]
@@ -129,6 +131,8 @@ class TfdsSource:
     prefetch: int
     process_count: int
     faults: faults.Faults
+    augment: Augment | None = None
+    seed: int = 0
 
     @classmethod
     def from_config(
@@ -153,6 +157,8 @@ class TfdsSource:
             prefetch=config.get("prefetch") or _PREFETCH,
             process_count=process_count,
             faults=faults.Faults(limit),
+            augment=augment_fn(config["augment"]) if config.get("augment") else None,
+            seed=seed,
         )
 
     @property

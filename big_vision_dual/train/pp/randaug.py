@@ -13,16 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from big_vision_dual.train.pp.quiet_tf import Tensor, tf
-
-FILL = 128  # grey level of what is uncovered or cut out
-SCALE = 10
-_MAX_ROTATION = 30.0  # degrees, here and below at magnitude `SCALE`
-_MAX_SHEAR = 0.3  # pixels sideways per pixel
-_MAX_TRANSLATION = 100  # pixels
-_MAX_CUTOUT = 40  # pixels, half the side
-_MAX_ADDITION = 110  # grey levels
-_MAX_POSTERIZED_BITS = 4
-_ADD_BELOW = 128  # SolarizeAdd brightens grey levels under this
+from big_vision_dual.train.pp.randaug_scale import ADD_BELOW, FILL, NAMES, Strength
 
 
 def _to_uint8(image: Tensor) -> Tensor:
@@ -122,8 +113,8 @@ def solarize(image: Tensor, threshold: int) -> Tensor:
 
 def solarize_add(image: Tensor, addition: int) -> Tensor:
     """Adds to the values below 128, clipping at 255."""
-    added = image + tf.minimum(255 - image, min(addition, 255))
-    return tf.where(image < _ADD_BELOW, added, image)
+    added = image + tf.minimum(255 - image, addition)
+    return tf.where(image < ADD_BELOW, added, image)
 
 
 def transform(image: Tensor, matrix: tuple[Any, ...]) -> Tensor:
@@ -168,28 +159,25 @@ def cutout(image: Tensor, half: int, center: Tensor) -> Tensor:
 
 def operations(magnitude: float, sign: Tensor, center: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     """{name: function of an image} at a magnitude; sign is -1 or 1, center (y, x) in fractions of the sides."""
-    level = magnitude / SCALE
-    factor = level * 1.8 + 0.1
-    degrees, shear = sign * level * _MAX_ROTATION, sign * level * _MAX_SHEAR
-    most = round(level * _MAX_TRANSLATION)
-    shift = tf.cast(sign, tf.int32) * most
-    bits = max(8 - round(level * _MAX_POSTERIZED_BITS), 1)
-    threshold = max(256 - int(level * 256), 0)
-    return {
+    strength = Strength(magnitude)
+    degrees, shear = sign * strength.degrees, sign * strength.shear
+    shift = tf.cast(sign, tf.int32) * strength.shift
+    functions = {
         "AutoContrast": autocontrast,
         "Equalize": equalize,
         "Invert": invert,
         "Rotate": lambda image: rotate(image, degrees),
-        "Posterize": lambda image: posterize(image, bits),
-        "Solarize": lambda image: solarize(image, threshold),
-        "Color": lambda image: color(image, factor),
-        "Contrast": lambda image: contrast(image, factor),
-        "Brightness": lambda image: brightness(image, factor),
-        "Sharpness": lambda image: sharpness(image, factor),
+        "Posterize": lambda image: posterize(image, strength.bits),
+        "Solarize": lambda image: solarize(image, strength.threshold),
+        "Color": lambda image: color(image, strength.factor),
+        "Contrast": lambda image: contrast(image, strength.factor),
+        "Brightness": lambda image: brightness(image, strength.factor),
+        "Sharpness": lambda image: sharpness(image, strength.factor),
         "ShearX": lambda image: transform(image, (1, shear, 0, 0, 1, 0)),
         "ShearY": lambda image: transform(image, (1, 0, 0, shear, 1, 0)),
-        "TranslateX": lambda image: translate(image, 0, shift, most),
-        "TranslateY": lambda image: translate(image, shift, 0, most),
-        "Cutout": lambda image: cutout(image, int(level * _MAX_CUTOUT), center),
-        "SolarizeAdd": lambda image: solarize_add(image, int(level * _MAX_ADDITION)),
+        "TranslateX": lambda image: translate(image, 0, shift, strength.shift),
+        "TranslateY": lambda image: translate(image, shift, 0, strength.shift),
+        "Cutout": lambda image: cutout(image, strength.half, center),
+        "SolarizeAdd": lambda image: solarize_add(image, strength.addition),
     }
+    return {name: functions[name] for name in NAMES}

@@ -138,6 +138,28 @@ def test_decoding_only_the_crop_changes_nothing(jpeg, precise):
         assert np.abs(part.astype(int) - whole).max() <= 16
 
 
+@pytest.mark.parametrize(("size", "scale"), [(20, 4), (40, 2), ((20, 60), 2), (90, 1)])
+def test_a_reduced_crop_is_the_same_box_of_the_smaller_image(size, scale):
+    """Of 150 x 200 pixels and boxes of at least 80 %: about 134 x 179."""
+    jpeg, area = photos.synthetic(quality=95), {"area_min": 80, "ratio_min": 1.3, "ratio_max": 1.34}
+    for number in range(3):
+        seed = tf.constant([3, number], tf.int64)
+        box = ops_image._inception_box(tf.constant((150, 200, 3)), seed, (80, 100), (1.3, 1.34)).numpy()
+        y, x, height, width = box // scale
+        smaller = tf.image.decode_jpeg(jpeg, channels=3, ratio=scale)[y : y + height, x : x + width]
+        want = ops_image.resize(size)(smaller).numpy().astype(int)
+        got = ops_image.decode_jpeg_and_inception_crop(size, reduced=True, **area)(jpeg, seed).numpy()
+        assert got.shape == want.shape
+        assert np.abs(got[:, 1:-1] - want[:, 1:-1]).max() <= 8  # chroma at the edges of what is decoded
+        exact = ops_image.decode_jpeg_and_inception_crop(size, antialias=True, **area)(jpeg, seed).numpy().astype(int)
+        assert np.abs(got - exact).mean() < 12  # a box of a quarter is rounded by up to 3 pixels
+
+
+def test_a_reduced_crop_needs_a_size():
+    with pytest.raises(ValueError, match="reduced=True needs a size"):
+        ops_image.decode_jpeg_and_inception_crop(reduced=True)
+
+
 def test_a_png_among_jpegs_is_cropped_too():
     for number in range(5):
         seed = tf.constant([3, number], tf.int64)
