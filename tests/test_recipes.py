@@ -154,7 +154,9 @@ def test_the_imagenet_recipe_has_big_visions_head_and_evaluations_as_options():
     assert (full.evals.v2.data.name, full.evals.real.data.name) == ("imagenet_v2", "imagenet2012_real")
     assert 'key="real_label"' in full.evals.real.pp_fn
     assert full.evals.v2.data.data_dir == "/d"
-    with pytest.raises(recipes.RecipeError, match="vit_s16_i1k:real: possible: vit_s16_i1k:rep, vit_s16_i1k:real_v2"):
+    with pytest.raises(
+        recipes.RecipeError, match=r"i1k:real \(did you mean 'real_v2' or 'rep'\?\): possible: vit_s16_i1k:rep"
+    ):
         recipes.load("vit_s16_i1k:real")
 
 

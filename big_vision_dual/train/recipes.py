@@ -11,6 +11,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from big_vision_dual.core import files
+from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.train import big_vision, schema
 
 DUALIZE = "big_vision_dual.scale_by_dualize"
@@ -36,13 +37,15 @@ def find(config: str) -> str:
         if candidate.is_file():
             return f"{candidate}{colon}{arg}"
     known = sorted(path.stem for path in files.shipped("configs").glob("[!_]*.py"))
-    raise RecipeError(f"no config {name!r}; possible: a path to a Python file, or one of {', '.join(known)}.")
+    near = did_you_mean(stem, known)
+    raise RecipeError(f"no config {name!r}{near}; possible: a path to a Python file, or one of {', '.join(known)}.")
 
 
 def choice(recipe: str, given: str, possible: Collection[str]) -> str:
     """`given`, the argument of 'recipe:given'; raises `RecipeError` where it is none of the possible ones."""
     if given not in possible:
-        raise RecipeError(f"{recipe}:{given}: possible: {', '.join(f'{recipe}:{name}' for name in possible)}.")
+        near = did_you_mean(given, possible)
+        raise RecipeError(f"{recipe}:{given}{near}: possible: {', '.join(f'{recipe}:{name}' for name in possible)}.")
     return given
 
 

@@ -346,7 +346,7 @@ TFDS = "config.input.data is 'imagenet2012' of TFDS, without a data_dir that the
 @pytest.mark.parametrize(
     ("config", "overrides", "error", "message"),
     [
-        ("vit_s16_i1k_duel", (), recipes.RecipeError, "no config 'vit_s16_i1k_duel'"),
+        ("vit_s16_i1k_duel", (), recipes.RecipeError, "no config 'vit_s16_i1k_duel' .did you mean 'vit_s16_i1k_dual'"),
         ("mnist5k_vit", ("--config.lrr=1",), ValueError, "lrr"),
         ("vit_s16_i1k", (), LaunchError, TFDS + r" \(given: none\).*--config.input.data.data_dir=gs://BUCKET/tfds"),
         ("vit_s16_i1k", ("--config.input.data.data_dir=/data",), LaunchError, TFDS + r" \(given: /data\)"),

@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 
 from big_vision_dual.core import files
+from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.core.tables.schema import FORMAT_VERSION, Row, TableError, TargetNormTable
 
 _MAX_BYTES = 2**28
@@ -61,7 +62,8 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
     if not path.is_file():
         known = sorted(file.stem for file in files.shipped("norm_cache").glob("*.json"))
         raise TableError(
-            f"no table {str(name)!r}; possible: a path to a JSON file, or one of {', '.join(known)}. "
+            f"no table {str(name)!r}{did_you_mean(str(name), known)}; possible: a path to a JSON file, or one of "
+            f"{', '.join(known)}. "
             "`bvd norms build --config X --out FILE` makes one."
         )
     return path

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from big_vision_dual.core import files
+from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.lab.studies import grid
 
 OPEN = (
@@ -75,8 +76,11 @@ def load(name: str) -> Track:
     shipped = files.shipped("tracks")
     path = pathlib.Path(name) if name.endswith(".py") else shipped / f"{name}.py"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in shipped.glob("*.py")))
-        raise TrackError(f"no track {name!r}; possible: {known}, or a path to a Python file that defines TRACK.")
+        known = sorted(file.stem for file in shipped.glob("*.py"))
+        raise TrackError(
+            f"no track {name!r}{did_you_mean(name, known)}; possible: {', '.join(known)}, or a path to a Python file "
+            "that defines TRACK."
+        )
     track = getattr(module(path), "TRACK", None)
     if not isinstance(track, Track):
         raise TrackError(f"{path} defines no TRACK = rules.Track(...).")

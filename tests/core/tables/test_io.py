@@ -86,7 +86,10 @@ def test_edited_file_fails_its_digest(tmp_path, table):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(tables.TableError, match=r"no table 'vit_s17'; possible: .*vit_s16_i1k, .*vit_s16_i1k_fir"):
+    with pytest.raises(
+        tables.TableError,
+        match=r"no table 'vit_s17' \(did you mean 'vit_s16_i1k'.*possible: .*vit_s16_i1k, .*vit_s16_i1k_fir",
+    ):
         tables.load("vit_s17")
 
 

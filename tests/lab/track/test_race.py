@@ -116,7 +116,7 @@ def test_the_command_writes_the_leaderboard_in_all_forms(whole, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digit"], "no track 'digit'; possible: "),
+        (["digit"], r"no track 'digit' \(did you mean 'digits'\?\); possible: "),
         (["digits", "--entries", "adamm"], r"no entry 'adamm' \(did you mean 'adamw'"),
         (["digits", "--entry", "my.py"], "possible: FILE.py:FUNCTION"),
         (["digits", "--config.lr=1"], "a track is frozen"),
