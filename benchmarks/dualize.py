@@ -5,8 +5,9 @@
     python benchmarks/dualize.py --topology v5e-4 --dtype bfloat16
                                                     compile time and memory by the TPU compiler, for one of its devices
 
-Compared: update time (least of the interleaved rounds, wall clock and processor time), compile time, and memory
-(temporaries + outputs of the compiled update). `optax.contrib.muon` updates biases and scales with Adam.
+Compared: FLOPs of the orthogonalization, update time (least of the interleaved rounds, wall clock and processor time),
+compile time, and memory (temporaries + outputs of the compiled update). `optax.contrib.muon` updates biases and scales
+with Adam. With `--keep` the rows are added to benchmarks/results/dualize.jsonl.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import json
+import pathlib
 import platform
 import time
 from collections.abc import Callable
@@ -27,9 +30,11 @@ from rich.console import Console
 from rich.table import Table
 
 from big_vision_dual.core import dualize, tables, trees
-from big_vision_dual.core.dualize import polar
+from big_vision_dual.core.dualize import geometry, groups, polar
 from big_vision_dual.core.tables import TargetNormTable
 from big_vision_dual.pods import topologies
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "dualize.jsonl"
 
 
 @dataclasses.dataclass
@@ -49,6 +54,7 @@ class Subject:
 
     name: str
     steps: int
+    gflop: float
     compiled: Any
     state: Any
     compile: Timing
@@ -101,14 +107,20 @@ def muon(table: TargetNormTable, method: polar.Polar) -> optax.GradientTransform
     )
 
 
-def compiled(name: str, method: polar.Polar, tx: optax.GradientTransformation, gradients: Any) -> Subject:
+def gigaflop(table: TargetNormTable, method: polar.Polar, dtype: str) -> float:
+    """Of orthogonalizing every matrix of the table once."""
+    spectral = [group for group in groups.make(table.rows).values() if geometry.ATOMS[group.atom].spectral]
+    return sum(group.shape[0] * method.flops(*group.shape[1:], dtype) for group in spectral) / 1e9
+
+
+def compiled(name: str, method: polar.Polar, tx: optax.GradientTransformation, gradients: Any, gflop: float) -> Subject:
     abstract = isinstance(jax.tree.leaves(gradients)[0], jax.ShapeDtypeStruct)
     state = _placed(jax.eval_shape(tx.init, gradients), gradients) if abstract else jax.jit(tx.init)(gradients)
     lowered = jax.jit(tx.update).lower(gradients, state, gradients)
     wall, processor = time.perf_counter(), time.process_time()
     program = lowered.compile()
     spent = Timing(time.perf_counter() - wall, time.process_time() - processor)
-    return Subject(name, len(method.coefficients), program, state, spent)
+    return Subject(name, len(method.coefficients), gflop, program, state, spent)
 
 
 def _placed(shapes: Any, like: Any) -> Any:
@@ -128,17 +140,39 @@ def gradients_of(table: TargetNormTable, topology: str | None) -> Any:
 
 
 def subjects(table: TargetNormTable, gradients: Any, dtype: str) -> list[Subject]:
-    ours, theirs = polar.get("newton_schulz_6"), polar.get("muon_5")
-    options: dict[str, Any] = {"polar": ours.name, "dtype": dtype}
+    former, theirs = polar.get("newton_schulz_6"), polar.get("muon_5")
+
+    def ours(name: str, make: Callable[..., Any] = dualize.scale_by_dualize, **options: Any) -> Subject:
+        method = polar.get(name)
+        title = {dualize.scale_by_dualize: "stacked", one_leaf_at_a_time: "one leaf at a time"}[make]
+        title += ", steps unrolled" if options else ""
+        tx = make(table, polar=name, dtype=dtype, **options)
+        return compiled(f"{title}, {name}", method, tx, gradients, gigaflop(table, method, dtype))
+
+    def optaxs(name: str, method: polar.Polar) -> Subject:
+        return compiled(name, method, muon(table, method), gradients, gigaflop(table, method, "float32"))
+
     return [
-        compiled("stacked (ours)", ours, dualize.scale_by_dualize(table, **options), gradients),
-        compiled("one leaf at a time (ours)", ours, one_leaf_at_a_time(table, **options), gradients),
-        compiled(
-            "one leaf at a time, steps unrolled", ours, one_leaf_at_a_time(table, **options, unroll=True), gradients
-        ),
-        compiled("optax.contrib.muon, its own steps", theirs, muon(table, theirs), gradients),
-        compiled("optax.contrib.muon, our steps", ours, muon(table, ours), gradients),
+        ours("newton_schulz_6"),
+        ours("schatten_4"),
+        ours("schatten_5"),
+        ours("newton_schulz_6", one_leaf_at_a_time),
+        ours("newton_schulz_6", one_leaf_at_a_time, unroll=True),
+        optaxs("optax.contrib.muon, its own steps", theirs),
+        optaxs("optax.contrib.muon, newton_schulz_6", former),
     ]
+
+
+def keep(found: list[Subject], **where: Any) -> None:
+    """Adds a row for each to the results."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a") as file:
+        for it in found:
+            row = {"name": it.name, "steps": it.steps, "gflop": round(it.gflop, 1), "megabytes": round(it.megabytes)}
+            for name in ("update", "compile"):
+                timing = getattr(it, name)
+                row |= {f"{name}_{kind}": round(getattr(timing, kind), 3) for kind in ("wall", "processor")}
+            file.write(json.dumps(row | where) + "\n")
 
 
 def show(found: list[Subject], title: str) -> None:
@@ -146,19 +180,19 @@ def show(found: list[Subject], title: str) -> None:
     ran = found[0].update.wall < float("inf")
     timings = ("update", "compile") if ran else ("compile",)
     heads = [head for name in timings for head in (f"{name} s", "cpu s", "ratio")]
-    for column in ("", "steps", *heads, "memory MB", "ratio"):
+    for column in ("", "steps", "GFLOP", *heads, "memory MB", "ratio"):
         report.add_column(column, justify="right" if column else "left")
     base = found[0]
     for it in found:
         times = [_against(getattr(it, name), getattr(base, name)) for name in timings]
         memory = (f"{it.megabytes:.0f}", f"{it.megabytes / base.megabytes:.2f}")
-        report.add_row(it.name, str(it.steps), *itertools.chain(*times), *memory)
+        report.add_row(it.name, str(it.steps), f"{it.gflop:.0f}", *itertools.chain(*times), *memory)
     report.caption = "Ratios are to the first line, of processor seconds: they bear a machine that is shared."
     Console(width=140).print(report)
 
 
 def _against(spent: Timing, base: Timing) -> tuple[str, str, str]:
-    return f"{spent.wall:.1f}", f"{spent.processor:.1f}", f"{spent.processor / base.processor:.2f}"
+    return f"{spent.wall:.2f}", f"{spent.processor:.2f}", f"{spent.processor / base.processor:.2f}"
 
 
 def main() -> None:
@@ -167,6 +201,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of our products")
     parser.add_argument("--topology", help="a TPU slice, for example v5e-4: compile for it instead, run nothing")
+    parser.add_argument("--keep", action="store_true", help="add the rows to benchmarks/results/dualize.jsonl")
     options = parser.parse_args()
     table = tables.load(options.table)
     gradients = gradients_of(table, options.topology)
@@ -177,6 +212,8 @@ def main() -> None:
             it.update = it.update.least(spent)
     where = options.topology or jax.default_backend()
     versions = f"jax {jax.__version__}, optax {optax.__version__}, {platform.machine()}, {where}"
+    if options.keep:
+        keep(found, table=options.table, dtype=options.dtype, where=where, jax=jax.__version__, optax=optax.__version__)
     show(found, f"{options.table}: {len(table.rows)} leaves, {options.dtype}; {versions}")
 
 

@@ -20,7 +20,6 @@ import pathlib
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # a program for a topology cannot be read back from it
 
 import ml_collections
 

@@ -1,6 +1,6 @@
 """How close does each way to orthogonalize come to the polar factor, and what does it cost?
 
-    python benchmarks/polar.py run              about a minute of one core; rows in benchmarks/results/polar/bands.jsonl
+    python benchmarks/polar.py run              a minute of one core; adds to benchmarks/results/polar/bands.jsonl
     python benchmarks/polar.py show             the tables of docs/performance.md, as Markdown
     python benchmarks/polar.py coefficients     the polynomials of schatten_4 and schatten_5, computed
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from big_vision_dual.core.dualize import polar
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "polar" / "bands.jsonl"
 SHAPE = (96, 192)
+DTYPES = ("float32", "bfloat16")
 _PLAIN = dataclasses.replace(polar.get("schatten_4"), gram=1)
 METHODS: dict[str, polar.Polar] = {
     **{name: polar.get(name) for name in ("newton_schulz_6", "polar_express", "polar_express:5", "muon_5", "aol_4")},
@@ -66,23 +68,20 @@ def measured(method: polar.Polar, dtype: str, values: np.ndarray | None, seed: i
 
 
 def run(seeds: int = 3) -> None:
-    """Measures everything anew; a row is the mean over seeds, the ends of a band their extremes."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w") as file:
-        for name, method in METHODS.items():
-            for dtype in ("float32", "bfloat16"):
-                for spectrum, values in spectra(SHAPE[0]).items():
-                    each = [measured(method, dtype, values, seed) for seed in range(seeds)]
-                    how = {"error": np.mean, "all": np.mean, "lowest": np.min, "largest": np.max}
-                    row = {key: round(float(reduce([one[key] for one in each])), 4) for key, reduce in how.items()}
-                    file.write(
-                        json.dumps({"polar": name, "dtype": dtype, "spectrum": spectrum, "n": seeds, **row}) + "\n"
-                    )
-                    file.flush()
+    """Measures what the results lack; a row is the mean over seeds, the ends of a band their extremes."""
+    done = {(row["polar"], row["dtype"], row["spectrum"]) for row in rows()}
+    how = {"error": np.mean, "all": np.mean, "lowest": np.min, "largest": np.max}
+    for name, dtype, (spectrum, values) in itertools.product(METHODS, DTYPES, spectra(SHAPE[0]).items()):
+        if (name, dtype, spectrum) in done:
+            continue
+        each = [measured(METHODS[name], dtype, values, seed) for seed in range(seeds)]
+        row = {key: round(float(reduce([one[key] for one in each])), 4) for key, reduce in how.items()}
+        with RESULTS.open("a") as file:
+            file.write(json.dumps({"polar": name, "dtype": dtype, "spectrum": spectrum, "n": seeds, **row}) + "\n")
 
 
 def rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
 def markdown(dtype: str) -> Iterator[str]:

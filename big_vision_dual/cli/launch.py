@@ -6,7 +6,7 @@ import argparse
 import pathlib
 import sys
 
-from big_vision_dual.pods import gcloud, launcher, topologies
+from big_vision_dual.pods import gcloud, launcher, topologies, xla_flags
 
 EXAMPLES = (
     "--tpu v4-32 --zone us-central2-b --name run1 --config vit_s16_i1k_dual --workdir gs://BUCKET/run1 --spot",
@@ -25,6 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", default="", help="gs://BUCKET/FOLDER for checkpoints, metrics and logs")
     parser.add_argument("--project", help="Google Cloud project; otherwise gcloud's own setting")
     parser.add_argument("--spot", action="store_true", help="cheaper, may be preempted; then created anew and resumed")
+    parser.add_argument(
+        "--xla-flags", nargs="+", default=(), choices=tuple(xla_flags.GROUPS), metavar="GROUP",
+        help=f"groups of XLA's flags for the workers: {', '.join(xla_flags.GROUPS)} (see bvd preflight)",
+    )  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="do not delete the slice at the end")
     parser.add_argument("--max-wait-hours", type=float, default=24.0, help="longest wait in the queue (default 24)")
     parser.add_argument("--source", type=pathlib.Path, default=pathlib.Path("."), help="clone whose HEAD runs")
@@ -45,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
             spot=args.spot,
             keep=args.keep,
             source=args.source,
+            xla_flags=tuple(args.xla_flags),
             max_wait_s=args.max_wait_hours * 3600,
         )
         outcome = launcher.launch(spec, gcloud.SubprocessRunner(), dry_run=not args.execute)

@@ -7,10 +7,12 @@ import itertools
 import os
 
 from big_vision_dual.cli import checks
+from big_vision_dual.pods import xla_flags
 
 EXAMPLES = (
     "--config vit_s16_i1k_dual --topology v3-8 v4-32 --vs vit_s16_i1k",
     "--config mnist5k_vit --topology v5e-4 --json",
+    "--config vit_s16_i1k_dual --topology v5e-16 --xla-flags vmem async",
 )
 
 
@@ -23,6 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-examples", type=checks.whole(1), help="training examples of an epoch, where the data is not known"
     )
     parser.add_argument("--no-momentum", action="store_true", help="do not compile plain momentum for comparison")
+    parser.add_argument(
+        "--xla-flags", nargs="*", choices=tuple(xla_flags.GROUPS), metavar="GROUP",
+        help=f"compile with each of these groups of XLA's flags too ({', '.join(xla_flags.GROUPS)}; all without names)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -35,14 +41,15 @@ def run(args: argparse.Namespace) -> int:
     from big_vision_dual.train import recipes
     from big_vision_dual.train.progress import Work
 
+    flags = () if args.xla_flags is None else tuple(args.xla_flags) or tuple(xla_flags.GROUPS)
     slices = [topologies.parse(name) for name in args.topology]
     configs = {name: recipes.load(name, args.overrides) for name in filter(None, (args.config, args.vs))}
     examples = {name: step_cost.num_examples(config, args.num_examples) for name, config in configs.items()}
     reports = []
     with Work("configs on slices", len(configs) * len(slices)) as work:
         for (name, config), tpu in itertools.product(configs.items(), slices):
-            compared = not args.no_momentum
-            reports.append(preflight.preflight(name, config, tpu, examples[name], baseline=compared, say=work.say))
+            options = {"baseline": not args.no_momentum, "flags": flags, "say": work.say}
+            reports.append(preflight.preflight(name, config, tpu, examples[name], **options))
             work.advance()
     if args.json:
         print(preflight_report.to_json(reports))

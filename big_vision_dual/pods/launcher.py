@@ -10,7 +10,7 @@ import pathlib
 import tempfile
 from collections.abc import Callable
 
-from big_vision_dual.pods import gcloud, remote, topologies
+from big_vision_dual.pods import gcloud, remote, topologies, xla_flags
 from big_vision_dual.pods.gcloud import Failure, Result, Runner
 from big_vision_dual.pods.rehearsal import Rehearsal
 from big_vision_dual.pods.spec import LaunchError, LaunchSpec, Outcome, check_recipe
@@ -198,7 +198,8 @@ class _Launch:
             self._on_workers(self.tpu.copy(path), "copy")
         self._on_workers(self.tpu.ssh(remote.install(archive, commit)), "install")
         train = [f"--config={self.spec.config}", f"--workdir={self.workdir}", *self.spec.overrides]
-        self._on_workers(self.tpu.ssh(remote.start(self.spec.name, commit, train)), "start")
+        flags = xla_flags.environment(self.spec.xla_flags)
+        self._on_workers(self.tpu.ssh(remote.start(self.spec.name, commit, train, flags)), "start")
 
     def _give_up(self, statuses: list[str | int]) -> None:
         """Some worker failed. A preemption ends jobs before it shows: so ask first whether the slice still stands."""

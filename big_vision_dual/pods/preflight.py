@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ml_collections
 
+from big_vision_dual.pods import xla_flags
 from big_vision_dual.pods.step_cost import Misfit, StepCost, changed, measure
 from big_vision_dual.pods.topologies import Slice
 from big_vision_dual.train import optim
@@ -66,8 +67,8 @@ def _lighter(config: Any) -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class Report:
-    """A config on a slice. `momentum` is the same training with plain momentum; rates and hours are of the step's
-    best estimate, TPU-hours count chips."""
+    """A config on a slice. `momentum` is the same training with plain momentum, `flagged` {group of XLA's flags: the
+    step compiled with it}; rates and hours are of the step's best estimate, TPU-hours count chips."""
 
     config: str
     tpu: Slice
@@ -76,6 +77,7 @@ class Report:
     step: StepCost | Misfit
     momentum: StepCost | Misfit | None
     suggestions: tuple[Suggestion, ...]
+    flagged: Mapping[str, StepCost | Misfit] = field(default_factory=dict)
 
     @property
     def hours(self) -> float | None:
@@ -98,9 +100,19 @@ class Report:
 
 
 def preflight(
-    name: str, config: Any, tpu: Slice, examples: int, *, baseline: bool = True, say: Callable[[str], None] = print
+    name: str,
+    config: Any,
+    tpu: Slice,
+    examples: int,
+    *,
+    baseline: bool = True,
+    flags: Sequence[str] = (),
+    say: Callable[[str], None] = print,
 ) -> Report:
-    """Compiles the config's step for `tpu`, plain momentum's next to it, and smaller variants where it does not fit."""
+    """Compiles the config's step for `tpu`, plain momentum's next to it, and smaller variants where it does not fit.
+
+    flags: groups of XLA's flags with each of which the step is compiled once more.
+    """
     say(f"compiling {name} for {tpu.name}")
     step = measure(config, tpu, examples)
     momentum, tried = None, ()
@@ -110,4 +122,8 @@ def preflight(
         say("compiling the same with plain momentum")
         momentum = measure(momentum_only(config), tpu, examples)
     total_steps = optim.steps("total", config, examples, config.input.batch_size)
-    return Report(name, tpu, config.input.batch_size, total_steps, step, momentum, tried)
+    flagged = {}
+    for group in flags if isinstance(step, StepCost) else ():
+        say(f"compiling with the XLA flags {group!r}")
+        flagged[group] = measure(config, tpu, examples, xla_flags.of([group]))
+    return Report(name, tpu, config.input.batch_size, total_steps, step, momentum, tried, flagged)

@@ -30,6 +30,7 @@ def _as_dict(report: Report) -> dict[str, Any]:
         "step": step_as_dict(report.step),
         "momentum": report.momentum and step_as_dict(report.momentum),
         "suggestions": [{"change": s.change, "fits": s.fits, **step_as_dict(s.result)} for s in report.suggestions],
+        "flagged": {group: step_as_dict(step) for group, step in report.flagged.items()},
         "hours": report.hours,
         "tpu_hours": report.tpu_hours,
         "images_per_host_second": report.images_per_host_second,
@@ -65,6 +66,8 @@ def to_table(reports: Sequence[Report]) -> Table:
             table.add_row(label, *cells)
     for kind in dict.fromkeys(t.kind for r in reports if isinstance(r.step, StepCost) for t in r.step.traffic):
         table.add_row(kind, *(_traffic(report, kind) for report in reports))
+    for group in dict.fromkeys(group for report in reports for group in report.flagged):
+        table.add_row(f"with XLA flags {group}: time, memory", *(_with_flags(report, group) for report in reports))
     for report in reports:
         for suggestion in report.suggestions:
             table.add_row(f"[bold]{_escaped(suggestion.change)}[/bold]", _verdict(report, suggestion.result))
@@ -75,6 +78,17 @@ def _verdict(report: Report, step: StepCost | Misfit) -> str:
     if isinstance(step, Misfit):
         return f"[red]does not fit[/red]: {_gib(step.needed)} of {_gib(step.capacity)}"
     return f"[green]fits[/green]: {_gib(step.memory.total)} of {_gib(report.tpu.hbm_per_device)}"
+
+
+def _with_flags(report: Report, group: str) -> str:
+    """What a group of XLA's flags does to the step's time and memory."""
+    step, flagged = report.step, report.flagged.get(group)
+    if not (isinstance(step, StepCost) and isinstance(flagged, StepCost)):
+        return "-" if flagged is None else _verdict(report, flagged)
+    time = "not known"
+    if step.compiler_seconds and flagged.compiler_seconds:
+        time = f"{flagged.compiler_seconds / step.compiler_seconds - 1:+.2%}"
+    return f"{time}, {flagged.memory.total / step.memory.total - 1:+.1%}"
 
 
 def _of_step(show: Callable[[StepCost], str]) -> Callable[[Report], str]:

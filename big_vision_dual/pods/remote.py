@@ -30,9 +30,13 @@ def install(archive: str, commit: str) -> str:
     )
 
 
-def start(name: str, commit: str, train: Sequence[str]) -> str:
-    """Starts `train` (arguments of big_vision_dual.train) unless it runs here or has succeeded here."""
-    job = f"$HOME/bvd-source/{commit}/.venv/bin/python -m big_vision_dual.train {shlex.join(train)} "
+def start(name: str, commit: str, train: Sequence[str], xla_flags: str = "") -> str:
+    """Starts `train` (arguments of big_vision_dual.train) unless it runs here or has succeeded here.
+
+    xla_flags: of the TPU's compiler, as LIBTPU_INIT_ARGS has them.
+    """
+    job = f"LIBTPU_INIT_ARGS={shlex.quote(xla_flags)} " if xla_flags else ""
+    job += f"$HOME/bvd-source/{commit}/.venv/bin/python -m big_vision_dual.train {shlex.join(train)} "
     job += ">>$run/log 2>&1; echo $? >$run/exit_code"
     return (
         f"set -eu; mkdir -p {_folder(name)}; cd {_folder(name)}; "

@@ -30,7 +30,7 @@ class LaunchSpec:
     """What to run and where. `source` is a clone of this project; its HEAD commit is what runs.
 
     `max_wait_s` bounds the time in the queue, `max_preemptions` the re-creations, `max_drops` the ssh failures in a
-    row. `keep` leaves the slice at the end.
+    row. `keep` leaves the slice at the end. `xla_flags` are groups of the flags that the workers' compiler is given.
     """
 
     tpu: str
@@ -46,6 +46,7 @@ class LaunchSpec:
     max_wait_s: float = 24 * 3600
     max_preemptions: int = 100
     max_drops: int = 8
+    xla_flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         topologies.parse(self.tpu)

@@ -14,11 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+
 from big_vision_dual.pods import topologies
 from big_vision_dual.pods.hlo import Collective, Program
 from big_vision_dual.pods.roofline import Roofline, roofline
 from big_vision_dual.pods.topologies import Slice
-from big_vision_dual.train import data
+from big_vision_dual.train import compile_cache, data
 from big_vision_dual.train.data import arrays
 
 _IMAGENET = {"train": 1_281_167, "validation": 50_000}
@@ -130,8 +132,6 @@ def measure(config: Any, tpu: Slice, examples: int, flags: Mapping[str, str] | N
 
     flags: of XLA, {name: value}, for this program alone.
     """
-    import jax
-
     from big_vision_dual.train import setup
 
     config = changed(config, log_atom_norms=False)
@@ -141,7 +141,8 @@ def measure(config: Any, tpu: Slice, examples: int, flags: Mapping[str, str] | N
     _, traced = watch.read()
     watch = _Watch()
     try:
-        compiled = lowered.compile(compiler_options=dict(flags or {}))
+        with compile_cache.without():
+            compiled = lowered.compile(compiler_options=dict(flags or {}))
     except jax.errors.JaxRuntimeError as error:
         if misfit := _misfit(str(error)):
             return misfit

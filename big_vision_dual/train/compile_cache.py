@@ -19,7 +19,7 @@ from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
 OFF = "off"
-_SETTING = "jax_compilation_cache_dir"
+_SETTING, _ENABLED = "jax_compilation_cache_dir", "jax_enable_compilation_cache"
 _UNREADABLE = re.compile(r"Error reading persistent compilation cache entry for '([^']*)'")
 
 
@@ -51,6 +51,26 @@ def enabled(choice: str | None, workdir: epath.Path | None) -> Iterator[None]:
 def _use(folder: str | None) -> None:
     jax.config.update(_SETTING, folder)
     compilation_cache.reset_cache()  # JAX looks at the setting once, at the first program
+
+
+@contextlib.contextmanager
+def without() -> Iterator[None]:
+    """Context in which programs are neither kept nor looked up.
+
+    For devices that are not there: their programs can be written but not be read, which takes a client of the device
+    (jax 0.10.2: "PjRtCompiler must be constructed with a Client to call DeserializeLoadedExecutable").
+    """
+    before = jax.config.values[_ENABLED]
+    try:
+        _enable(False)
+        yield
+    finally:
+        _enable(before)
+
+
+def _enable(whether: bool) -> None:
+    jax.config.update(_ENABLED, whether)
+    compilation_cache.reset_cache()
 
 
 def _default(workdir: epath.Path) -> str:

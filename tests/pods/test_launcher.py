@@ -441,6 +441,13 @@ class TestRemoteScripts:
         self.sh(home, start)
         assert remote.parse_status(self.sh(home, status)) == [0]
 
+    def test_flags_of_xla_are_in_the_jobs_environment(self, home):
+        python = home / "bvd-source" / "abc" / ".venv" / "bin" / "python"
+        python.write_text('#!/bin/sh\necho "given: $LIBTPU_INIT_ARGS."\n')
+        for name, flags in (("none", ""), ("some", "--a=1 --b=it's")):
+            self.sh(home, remote.start(name, "abc", ["--config=c.py"], flags))
+            assert f"given: {flags}." in self.sh(home, remote.follow(name))
+
     def test_a_failure_shows_and_can_be_started_again(self, home):
         start = remote.start("run-1", "abc", ["--config=c.py"])
         self.sh(home, start, BVD_EXIT="3")

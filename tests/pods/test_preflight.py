@@ -5,13 +5,14 @@ import dataclasses
 import io
 import json
 
+import jax
 import ml_collections
 import pytest
 from rich.console import Console
 
 from big_vision_dual.cli import launch as launch_command
 from big_vision_dual.cli import preflight as preflight_command
-from big_vision_dual.pods import preflight, preflight_report, step_cost, topologies
+from big_vision_dual.pods import preflight, preflight_report, step_cost, topologies, xla_flags
 from big_vision_dual.pods.roofline import Roofline
 from big_vision_dual.train import data, recipes
 
@@ -31,8 +32,8 @@ def config(**fields):
 @pytest.fixture(scope="module")
 def report(libtpu):  # noqa: ARG001
     said = []
-    report = preflight.preflight("tiny", config(), V5E, 6400, say=said.append)
-    assert said == ["compiling tiny for v5e-4"]
+    report = preflight.preflight("tiny", config(), V5E, 6400, flags=["data_parallel"], say=said.append)
+    assert said == ["compiling tiny for v5e-4", "compiling with the XLA flags 'data_parallel'"]
     return report
 
 
@@ -85,7 +86,16 @@ def test_the_table_shows_both_and_cites_the_peaks(report, refused):
     page = io.StringIO()
     Console(file=page, width=160).print(preflight_report.to_table([report, refused]))
     text = page.getvalue()
-    for part in ("fits", "does not fit", "accum_freq", "all-reduce", "TPU-hours", "images/s", "tpu/docs/v5e"):
+    for part in (
+        "fits",
+        "does not fit",
+        "accum_freq",
+        "all-reduce",
+        "TPU-hours",
+        "images/s",
+        "tpu/docs/v5e",
+        "XLA flags data_par",
+    ):
         assert part in text
 
 
@@ -97,6 +107,20 @@ def test_json_has_every_number_and_the_versions(report, refused):
     assert fits["hours"] == report.hours
     assert not misfit["fits"]
     assert misfit["suggestions"][0]["fits"]
+
+
+def test_flags_of_xla_reach_the_compiler(report):
+    assert preflight_report._with_flags(report, "data_parallel") == "+0.00%, +0.0%"  # one layer: nothing to hide behind
+    assert preflight_report._with_flags(report, "vmem") == "-"
+    doubled = dataclasses.replace(report.step, compiler_seconds=2 * report.step.compiler_seconds)
+    assert "+100.00%" in preflight_report._with_flags(dataclasses.replace(report, flagged={"vmem": doubled}), "vmem")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option: 'xla_no_flag'"):
+        step_cost.measure(config(), V5E, 6400, {"xla_no_flag": "true"})
+    assert xla_flags.of(["vmem", "data_parallel"]).keys() == (
+        xla_flags.GROUPS["vmem"].keys() | xla_flags.GROUPS["data_parallel"].keys()
+    )
+    with pytest.raises(ValueError, match="no group of XLA flags 'fast'; possible: vmem, async, data_parallel"):
+        xla_flags.of(["fast"])
 
 
 def test_a_share_needs_both_sides(report):
@@ -149,10 +173,12 @@ def parsed(add_arguments, *words):
 
 def test_the_launch_command_rehearses_by_default(capsys):
     words = ["--tpu", "v5e-16", "--zone", "z", "--name", "run-1", "--config", "mnist5k_vit_dual", "--config.lr=1"]
+    words += ["--xla-flags", "vmem", "data_parallel"]
     assert launch_command.run(parsed(launch_command.add_arguments, *words)) == 0
     printed = capsys.readouterr()
     assert "--accelerator-type=v5litepod-16" in printed.out
     assert "--config.lr=1" in printed.out
+    assert "--xla_tpu_scoped_vmem_limit_kib=98304 --xla_tpu_enable_data_parallel_all_reduce_opt=true" in printed.out
     assert "nothing was run" in printed.err
 
 
