@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from big_vision_dual.core.errors import did_you_mean
+from big_vision_dual.train import recipes
 from big_vision_dual.train.fields import Interval
 
 
@@ -82,26 +85,50 @@ def add_study(parser: argparse.ArgumentParser, *, sizes: str, out: str) -> None:
     """What all studies over sizes are told. sizes, out: defaults."""
     from big_vision_dual.lab.studies.settings import SETTINGS
 
-    parser.add_argument("--config", default="study_vit", help="the base recipe")
+    add_subject(parser, default="study_vit")
     parser.add_argument(
         "--settings",
         type=names(SETTINGS, "setting"),
-        default="adamw,mup,dualize",
-        help=f"some of {', '.join(SETTINGS)}",
+        help=f"some of {', '.join(SETTINGS)}; default adamw, mup where the model has its rules, dualize, and "
+        "dualize_measured where it has no norm tree",
     )
-    parser.add_argument("--axis", choices=("width", "depth"), default="width", help="what grows")
+    parser.add_argument(
+        "--axis", default="width", metavar="AXIS", help="what grows: width, depth, or a field of config.model"
+    )
     parser.add_argument("--sizes", type=ascending, default=sizes, help="widths or depths, ascending")
     parser.add_argument("--seeds", type=whole(1), default=3, help="trainings of each kind")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out), help="folder of results")
 
 
+def add_subject(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    """Which model and data a study is of: a recipe's, or the user's own; read by `subject`."""
+    parser.add_argument("--config", default=default, help="a recipe; --config.lr=0.1 and the like change it")
+    parser.add_argument("--model", help="instead a model of your own, package.module:Name (docs/your_model.md)")
+    parser.add_argument("--data", help="with --model: an NPZ file of train_image, train_label, test_image, test_label")
+
+
+def subject(args: argparse.Namespace) -> Any:
+    """The config that `add_subject`'s arguments name; another's model is traced once. Raises `ValueError`."""
+    if (args.model is None) != (args.data is None):
+        raise ValueError("--model and --data belong together: the model's name, and the file of what it sees.")
+    if args.model is None:
+        if args.config is None:
+            raise ValueError("nothing to study: give --config RECIPE, or --model PACKAGE:NAME and --data FILE.npz.")
+        return recipes.load(args.config, args.overrides)
+    sys.path.insert(0, os.getcwd())  # as `python -m` has it: one's own package need not be installed
+    return recipes.load(f"own_model:{args.model},{args.data}", args.overrides)
+
+
 def buildable(configs: Iterable[Mapping[str, Any]]) -> None:
-    """Raises what a model raises for sizes that it cannot have, for each different model of a study."""
+    """Raises what a model raises for sizes or data that it cannot have, for each different model of a study."""
     from big_vision_dual import models
+    from big_vision_dual.models import init, strangers
 
     seen = []
     for config in configs:
         model = (config["model_name"], config["num_classes"], config["model"])
         if model not in seen:
             seen.append(model)
-            models.get(model[0]).Model(model[1], **model[2])
+            made = models.of(config)
+            if model[0] not in models.MODELS:
+                strangers.check(made, model[0], config["input_shape"], init.input_dtype(config), model[1])

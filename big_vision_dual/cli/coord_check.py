@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from big_vision_dual.cli import checks
-from big_vision_dual.train import recipes
 
-EXAMPLES = ("", "--settings dualize --axis depth --sizes 2,4,8", "--config mamba_bytes --sizes 32,64,128")
+EXAMPLES = (
+    "", "--settings dualize --axis depth --sizes 2,4,8", "--config mamba_bytes --sizes 32,64,128",
+    "--model my_package.nets:Net --data FILE.npz --axis units --sizes 16,32,64",
+)  # fmt: skip
 _FEWEST = 3  # points of a slope
 LRS = {"adamw": 2**-7, "adamw_dual": 2**-7, "mup": 2**-7}  # and .1 where dualized
 
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures, prints and draws; the status is 1 where a setting is not flat."""
     from big_vision_dual.lab.report import coord_plot
-    from big_vision_dual.lab.studies import coord_check
+    from big_vision_dual.lab.studies import coord_check, settings
     from big_vision_dual.lab.studies.results import Results
 
     if args.steps < coord_check.STATISTICS[args.statistic]:
@@ -52,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
             "give another size, or --seeds 2."
         )
     console = Console()
-    base = recipes.load(args.config, args.overrides).to_dict()
+    base = checks.subject(args).to_dict()
     results = Results(args.out / "results.jsonl")
     drawn, flat = {}, {}
     planned = {}
-    for setting in args.settings:
+    for setting in args.settings or settings.default(base):
         lr = args.lr or LRS.get(setting, 0.1)
         planned[setting] = coord_check.trials(base, setting, args.axis, args.sizes, lr, args.seeds, args.steps)
     checks.buildable(trial.config for trials in planned.values() for trial in trials)

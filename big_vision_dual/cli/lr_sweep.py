@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from big_vision_dual.cli import checks
-from big_vision_dual.train import recipes
 
-EXAMPLES = ("", "--settings dualize --sizes 16,32 --log2-lrs=-5:-1", "--config study_vit:cifar10 --axis depth")
+EXAMPLES = (
+    "", "--settings dualize --sizes 16,32 --log2-lrs=-5:-1", "--config study_vit:cifar10 --axis depth",
+    "--model my_package.nets:Net --data FILE.npz --axis units --sizes 16,32,64",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,14 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sweeps, prints optima and drifts, draws."""
     from big_vision_dual.lab.report import lr_plot
-    from big_vision_dual.lab.studies import lr_transfer, sweep
+    from big_vision_dual.lab.studies import lr_transfer, settings, sweep
     from big_vision_dual.lab.studies.results import Results
 
     console = Console()
-    base = recipes.load(args.config, args.overrides).to_dict()
+    base = checks.subject(args).to_dict()
     results = Results(args.out / "results.jsonl")
     panels, planned = {}, {}
-    for setting in args.settings:
+    for setting in args.settings or settings.default(base):
         octaves = lr_transfer.octaves(setting, args.log2_lrs)
         planned[setting] = lr_transfer.trials(base, setting, args.axis, args.sizes, octaves, args.seeds)
     checks.buildable(trial.config for trials in planned.values() for trial in trials)
@@ -46,19 +48,11 @@ def run(args: argparse.Namespace) -> int:
         transfer = lr_transfer.analyse(records, setting, args.axis, args.window)
         console.print(_table(transfer))
         console.print(f"{timing.trials} trials in {timing.total:.0f} s, {timing.compile:.0f} s of them compiling\n")
-        panels[setting] = [_line(curve, args.axis) for curve in transfer.curves]
+        panels[setting] = [lr_plot.line(curve, args.axis) for curve in transfer.curves]
     picture = args.out / f"lr_{args.axis}.png"
     lr_plot.draw(panels, picture)
     console.print(f"wrote {picture} and {args.out / 'results.jsonl'}")
     return 0
-
-
-def _line(curve, axis: str):
-    from big_vision_dual.lab.report.lr_plot import Line
-
-    best = curve.optimum.interval
-    numbers = (best.value, best.low, best.high)
-    return Line(f"{axis} {curve.size}", curve.log2_lr_L, curve.loss_LxS, numbers, curve.optimum.loss)
 
 
 def _table(transfer) -> Table:

@@ -7,6 +7,7 @@ import pathlib
 import re
 from typing import Any
 
+import ml_collections
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +28,9 @@ EXAMPLES = (
     "audit --config mnist5k_vit_dual",
     "audit --config mnist5k_vit_dual --at runs/mnist5k_dual/checkpoints/300",
     "build --config mnist5k_vit_dual --measured --out measured.json",
-    "measure --config mnist5k_vit --steps-before 50",
+    "measure --config mnist5k_vit --at 50",
+    "audit --model my_package.nets:Net --data FILE.npz",
+    "measure --model my_package.nets:Net --data FILE.npz --setting adamw",
 )
 
 
@@ -35,10 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verbs."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     build = verbs.add_parser("build", help="dry-run a config's norm tree; show the table or write it to a file")
-    build.add_argument("--config", required=True, help="a recipe; --config.norms.blocks_mass=5 and the like change it")
+    checks.add_subject(build)
     build.add_argument("--out", type=pathlib.Path, help="the JSON file to write")
     build.add_argument("--measured", action="store_true", help="measure how far unit steps move the output instead")
     _add_measuring(build, "with --measured: ")
+    build.add_argument("--batches", type=checks.whole(1), default=1, help="with --measured: batches to average over")
     build.add_argument("--json", action="store_true", help="print the table as a file holds it")
     build.add_argument("--mup", action="store_true", help="instead config.mup's table: deviations and multipliers")
     show = verbs.add_parser("show", help="print a table: target norms, layers by atoms, or muP's rules, leaf by leaf")
@@ -66,9 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("table")
     check.add_argument("--config", required=True)
     audit = verbs.add_parser("audit", help="measure what the table of a config declares; 1 if something is flagged")
-    audit.add_argument("--config", required=True, help="a dualized recipe with data that fit in memory")
+    checks.add_subject(audit)
     audit.add_argument(
-        "--setting", choices=[name for name in SETTINGS if name.startswith("dualize")], help="put on top of it"
+        "--setting",
+        choices=[name for name in SETTINGS if name.startswith("dualize")],
+        help="put on top of it; of a model of your own dualize where none is given",
     )
     audit.add_argument("--factor", type=checks.number("(1, inf)"), default=8.0, help="how far off is too far")
     audit.add_argument("--steps", type=checks.whole(1), default=20, help="training steps for the growth of weights")
@@ -76,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="where changes are measured: after so many steps of training; or at a checkpoint: a run's "
                        "workdir, WORKDIR/checkpoints/STEP, or a weights file")  # fmt: skip
     measure = verbs.add_parser("measure", help="how far one real step of any optimizer moves the output, atom by atom")
-    measure.add_argument("--config", required=True, help="a recipe with data that fit in memory, of any optimizer")
+    checks.add_subject(measure)
+    measure.add_argument("--setting", choices=list(SETTINGS), help="put on top of it; without, as the recipe trains")
     measure.add_argument("--factor", type=checks.number("(1, inf)"), default=8.0, help="how far off is too far")
     _add_measuring(measure, "")
 
@@ -103,7 +110,8 @@ def _add_measuring(parser: argparse.ArgumentParser, when: str) -> None:
     parser.add_argument(
         "--output", choices=("logits", "features"), default="logits", help=f"{when}features feed the head"
     )
-    parser.add_argument("--steps-before", type=checks.whole(0), default=0, help=f"{when}training steps before")
+    parser.add_argument("--at", "--steps-before", type=_steps_or_checkpoint, default=0, metavar="STEPS|CHECKPOINT",
+                        help=f"{when}after so many steps of training, or at a checkpoint as in audit")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace, console: Console) -> int:
-    config = recipes.load(args.config, args.overrides)
+    config = _subject(args)
     table = _built(config, args)
     kind = mup if args.mup else tables
     if args.out:
@@ -123,6 +131,17 @@ def _build(args: argparse.Namespace, console: Console) -> int:
     elif not args.out:
         _print_whole(console, _view(table, leaves=False))
     return 0
+
+
+def _subject(args: argparse.Namespace, setting: str | None = None) -> Any:
+    """The config of a verb, with a setting on top of it; its model can be built and takes its data."""
+    from big_vision_dual.lab.studies import settings
+
+    config = checks.subject(args)
+    if setting:
+        config = ml_collections.ConfigDict(settings.apply(setting, config.to_dict()))
+    checks.buildable([config.to_dict()])
+    return config
 
 
 def _built(config: Any, args: argparse.Namespace) -> Any:
@@ -136,7 +155,7 @@ def _measured(config: Any, args: argparse.Namespace) -> tables.TargetNormTable:
     from big_vision_dual.lab.studies import measuring
 
     return measuring.measured_table(
-        config.to_dict(), examples=args.examples, output=args.output, steps=args.steps_before
+        config.to_dict(), examples=args.examples, batches=args.batches, output=args.output, at=args.at
     )
 
 
@@ -144,11 +163,10 @@ def _measure(args: argparse.Namespace, console: Console) -> int:
     from big_vision_dual.lab.report import audit_view
     from big_vision_dual.lab.studies import measuring
 
-    config = recipes.load(args.config, args.overrides).to_dict()
-    shares = measuring.step_shares(
-        config, steps=args.steps_before, factor=args.factor, examples=args.examples, output=args.output
-    )
-    console.print(audit_view.shares(shares, args.factor, args.steps_before + 1))
+    config = _subject(args, args.setting).to_dict()
+    shares = measuring.step_shares(config, at=args.at, factor=args.factor, examples=args.examples, output=args.output)
+    step = f"update {args.at + 1}" if isinstance(args.at, int) else f"a step at {args.at}"
+    console.print(audit_view.shares(shares, args.factor, step))
     return 1 if any(share.flagged for share in shares) else 0
 
 
@@ -252,13 +270,16 @@ def _check(args: argparse.Namespace, console: Console) -> int:
 
 def _audit(args: argparse.Namespace, console: Console) -> int:
     from big_vision_dual.lab.report import audit_view
-    from big_vision_dual.lab.studies import norm_audit, settings
+    from big_vision_dual.lab.studies import norm_audit
 
-    config = recipes.load(args.config, args.overrides).to_dict()
-    config = settings.apply(args.setting, config) if args.setting else config
+    config = _subject(args, args.setting or ("dualize" if args.model else None)).to_dict()
     findings = norm_audit.audit(config, factor=args.factor, steps=args.steps, at=args.at)
     for what in norm_audit.KINDS:
-        console.print(audit_view.table(what, [finding for finding in findings if finding.what == what], args.factor))
+        found = [finding for finding in findings if finding.what == what]
+        if found:
+            console.print(audit_view.table(what, found, args.factor))
+        else:
+            console.print(f"no {what}: {config['model_name']} names no blocks (docs/your_model.md).")
     return 1 if any(finding.flagged for finding in findings) else 0
 
 

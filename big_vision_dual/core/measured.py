@@ -120,18 +120,22 @@ def measure(
     atoms: TargetNormTable | None = None,
     loss: Loss | None = None,
     directions: int = 2,
+    more_batches: Sequence[PyTree] = (),
     at_once: int = 4,
 ) -> Measurement:
     """Measures every atom along `directions` random unit steps, and along the dual of the gradient of `loss`.
 
-    atoms: says what the atoms are, by default `flat_table(params)`. Others: see `output_changes`.
+    atoms: says what the atoms are, by default `flat_table(params)`. more_batches: gradients and changes are averaged
+    over `batch` and these, one in memory at a time. Others: see `output_changes`.
     """
     if directions < 1 and loss is None:
         raise MeasureError(f"directions is {directions} and there is no loss: nothing to measure along; give one.")
     table = tables.flat(params) if atoms is None else atoms
     tables.check(table, params)
 
-    _checked_output(apply, params, batch)
+    batches = [batch, *more_batches]
+    for each in batches:
+        _checked_output(apply, params, each)
     changes = _compiled(apply, table, at_once)
 
     @jax.jit
@@ -139,9 +143,10 @@ def measure(
         return unit_steps(table, gradients)
 
     def along(gradients: PyTree) -> dict[str, Change]:
-        return _finite(table, changes(params, batch, unit(gradients)))
+        step = unit(gradients)
+        return _finite(table, np.mean([np.asarray(changes(params, each, step)) for each in batches], axis=0))
 
-    real = None if loss is None else along(jax.jit(jax.grad(loss))(params, batch))
+    real = None if loss is None else along(_mean(jax.jit(jax.grad(loss)), params, batches))
     drawn = tuple(along(_gaussian(jax.random.fold_in(key, number), params)) for number in range(directions))
     return Measurement(table, real, drawn)
 
@@ -158,6 +163,7 @@ def measured_table(
     along: str = "largest",
     over: str = "max",
     directions: int = 2,
+    more_batches: Sequence[PyTree] = (),
     floor: float = FLOOR,
     at_once: int = 4,
 ) -> TargetNormTable:
@@ -165,8 +171,8 @@ def measured_table(
 
     So that at learning rate lr each atom moves the output by lr times its share of the mass, on this batch.
 
-    apply, params, batch, loss, directions, at_once: see `measure`; average over batches by a larger batch. key: of the
-      random directions. atoms: which atoms there are, and their masses; by default `flat_table(params)`, all of mass 1.
+    apply, params, batch, loss, directions, more_batches, at_once: see `measure`. key: of the random directions.
+    atoms: which atoms there are, and their masses; by default `flat_table(params)`, all of mass 1.
     masses: ordered (regex of the whole row key, mass) pairs, the first match wins, in place of those.
     along, over: see `Measurement.amplification`.
     floor: an atom that moves the output by less than this share of the median atom counts as if it moved it by so
@@ -175,7 +181,10 @@ def measured_table(
     if not (math.isfinite(floor) and floor > 0):
         raise MeasureError(f"floor is {floor}; possible: a share of the median amplification > 0, such as {FLOOR}.")
     key = jax.random.key(0) if key is None else key
-    measurement = measure(apply, params, batch, key=key, atoms=atoms, loss=loss, directions=directions, at_once=at_once)
+    measurement = measure(
+        apply, params, batch, key=key, atoms=atoms, loss=loss, directions=directions, more_batches=more_batches,
+        at_once=at_once,
+    )  # fmt: skip
     amplification = measurement.amplification(along, over)
     median = float(np.median(np.concatenate([np.ravel(value) for value in amplification.values()])))
     if median == 0:
@@ -193,7 +202,8 @@ def measured_table(
         "floored": [row_key for row_key, value in amplification.items() if np.any(value < least)],
         "spread": measurement.spread(over),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "batch": _digest(batch),
+        "batch": _digest([batch, *more_batches]),
+        "batches": 1 + len(more_batches),
     }
     lifted = {row_key: np.maximum(value, least) for row_key, value in amplification.items()}
     return _with_amplification(_with_masses(measurement.table, masses), lifted, norms)
@@ -336,6 +346,18 @@ def _checked_output(apply: Apply, params: PyTree, batch: PyTree) -> None:
         )
     if not bool(jnp.all(jnp.isfinite(output))):
         raise MeasureError("apply gives NaN or infinity on this batch; measure a model whose output is finite.")
+    if not bool(jnp.allclose(output, apply(params, batch), rtol=1e-2, atol=1e-6)):
+        raise MeasureError(
+            "apply gives another output at each call. Switch dropout off (deterministic=True), or fix its key."
+        )
+
+
+def _mean(gradient: Callable[[PyTree, PyTree], PyTree], params: PyTree, batches: Sequence[PyTree]) -> PyTree:
+    """The mean gradient over batches."""
+    total = gradient(params, batches[0])
+    for batch in batches[1:]:
+        total = jax.tree.map(jnp.add, total, gradient(params, batch))
+    return jax.tree.map(lambda x: x / len(batches), total)
 
 
 def _gaussian(key: jax.Array, params: PyTree) -> PyTree:

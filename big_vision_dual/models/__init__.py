@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import types
 from typing import Any, TypeVar
 
 from flax import linen as nn
@@ -15,17 +14,19 @@ MODELS = ("vit", "mlp", "gpt", "mamba", "mamba2", "vision_mamba")
 ModelT = TypeVar("ModelT")
 
 
-def get(name: str) -> types.ModuleType:
-    """'vit' -> `big_vision_dual.models.vit`; 'my_package.resnet' -> that module.
+def get(name: str) -> Any:
+    """'vit' -> `big_vision_dual.models.vit`; 'my_package.resnet' or 'my_package.nets:ResNet' -> see `strangers`.
 
     Each has a `Model(num_classes, **config.model)`, whose `apply` gives (logits, dict of intermediates).
-    Raises `ValueError` for a name that is neither ours nor dotted.
+    Raises `ValueError` for a name that is neither ours nor one of what Python can import.
     """
-    if "." in name:
-        return importlib.import_module(name)
+    if "." in name or ":" in name:
+        from big_vision_dual.models import strangers  # here, for ours need no nnx
+
+        return strangers.get(name)
     if name not in MODELS:
         raise ValueError(
-            f"unknown model_name {name!r}; possible: {', '.join(MODELS)}, or the dotted name of a module with Model()."
+            f"unknown model_name {name!r}; possible: {', '.join(MODELS)}, or your own, 'package.module:Name'."
         )
     return importlib.import_module(f"{__name__}.{name}")
 

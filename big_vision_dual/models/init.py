@@ -26,19 +26,24 @@ _REDRAW = 1  # folded into the seed of what muP draws anew
 def params(config: Any, model: nn.Module, seed: Any = None) -> Any:
     """The model's fresh parameters, with muP's deviations under `config.mup`; under `jax.eval_shape` their shapes.
 
-    config: a mapping; reads seed, input_shape (H, W, C) or (L,) of tokens, mup. seed: in place of the config's.
+    config: a mapping; reads seed, input_shape (H, W, C), (L,) of tokens or (D,), input_dtype, mup. seed: in place of
+    the config's.
     """
     key = jax.random.key(config.get("seed", 0) if seed is None else seed)
-    dtype = jnp.int32 if of_tokens(config) else jnp.float32
-    drawn = model.init(key, jnp.zeros((1, *config["input_shape"]), dtype))["params"]
+    drawn = model.init(key, jnp.zeros((1, *config["input_shape"]), input_dtype(config)))["params"]
     if not config.get("mup"):
         return drawn
     return redraw(drawn, mup.init_stds(mup.for_config(config, drawn)), jax.random.fold_in(key, _REDRAW))
 
 
 def of_tokens(config: Any) -> bool:
-    """Whether an example is a sequence of tokens, of shape (L,), and not an image."""
-    return len(config["input_shape"]) == 1
+    """Whether an example is a window of L tokens, each to be predicted, and neither an image nor D numbers."""
+    return len(config["input_shape"]) == 1 and not config.get("input_dtype")
+
+
+def input_dtype(config: Any) -> Any:
+    """Of what the model sees: int32 tokens, float32 pixels, or config.input_dtype."""
+    return jnp.dtype(config.get("input_dtype") or ("int32" if of_tokens(config) else "float32"))
 
 
 def redraw(params: Mapping[str, Any], stds: Mapping[str, float], key: jax.Array) -> dict[str, Any]:

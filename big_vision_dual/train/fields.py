@@ -45,16 +45,18 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """Some names; with `dotted` also the import path of a module."""
+    """Some names; with `dotted` also the import path of a module, with `inside` of what is in it."""
 
     names: tuple[str, ...]
     dotted: bool = False
+    inside: bool = False
 
     def allows(self, value: Any) -> bool:
-        return value in self.names or (self.dotted and "." in value)
+        return value in self.names or (self.dotted and "." in value) or (self.inside and ":" in value)
 
     def __str__(self) -> str:
-        return ", ".join(map(repr, self.names)) + (", or a module's dotted name" if self.dotted else "")
+        own = (", or a module's dotted name" if self.dotted else "") + (", or 'module:Name'" if self.inside else "")
+        return ", ".join(map(repr, self.names)) + own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +186,8 @@ _DATA = (
     Field("num_classes", int, NEEDED, "classes, or of a language model tokens", _COUNT),
     Field("input_shape", tuple, None, "pixels (H, W, C), or the length (L,) of a text's windows; the data's without",
           Row(_COUNT, (1, 3))),
+    Field("input_dtype", str, None, "of examples (D,) that are no text: numbers or indices",
+          OneOf(("float32", "int32"))),
     Field("input", dict, NEEDED, "training data; a mixture has its parts' settings in input.PART"),
     Field("input.data", dict, NEEDED, "the data set, or a mixture {part: weight}"),
     Field("input.data.name", str, NEEDED, "name in TFDS, mnist5k, array:FILE.npz, bytes, or bv:jsonl"),
@@ -224,7 +228,7 @@ _DATA = (
 
 _MODEL = (
     Field("model_name", str, NEEDED, "the model",
-          OneOf(("vit", "mlp", "gpt", "mamba", "mamba2", "vision_mamba"), dotted=True)),
+          OneOf(("vit", "mlp", "gpt", "mamba", "mamba2", "vision_mamba"), dotted=True, inside=True)),
     Field("model", dict, {}, "its options; a model of one's own has its own"),
     Field("model.scaling", str | dict, "standard", "the architecture, or its switches", OneOf(("standard", "dual"))),
     Field("model.scaling.gelu", str, "plain", "GELU, or divided by its largest slope", OneOf(("plain", "unit"))),

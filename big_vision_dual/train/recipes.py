@@ -147,9 +147,11 @@ def _set(recipe: Any, name: str, text: str) -> None:
     for group in groups:
         path = f"{path}.{group}" if path else group
         there = _entered(there, group, path, recipe)
-    field = None if schema.is_foreign(name, recipe) else schema.field_of(name)
+    foreign = schema.is_foreign(name, recipe)
+    field = None if foreign else schema.field_of(name)
     parent = schema.field_of(".".join(groups)) if groups else None
-    if last not in there and (field is None or field.name.endswith("*")) and not (parent and parent.open):
+    free = groups[:1] == ["model"] if foreign else bool(parent and parent.open)
+    if last not in there and (field is None or field.name.endswith("*")) and not free:
         raise RecipeError(f"--{schema.unknown(name, recipe)}.")
     now = there.get(last)
     value = schema.read(text, field, now)

@@ -43,7 +43,7 @@ def is_foreign(name: str, config: Any) -> bool:
     """Whether a field belongs to a model or an evaluator of one's own, named by its module, which checks it itself."""
     group, _, rest = name.partition(".")
     if group == "model":
-        return bool(rest) and "." in str(config.get("model_name"))
+        return bool(rest) and not str(config.get("model_name")).isidentifier()
     own, _, last = rest.partition(".")
     if group != "evals" or not last or own not in (config.get("evals") or {}):
         return False

@@ -121,7 +121,8 @@ def _abstract_batch(config: Any, of_batch: NamedSharding) -> Batch:
         length = config.input_shape[0] + 1
         return {"tokens": jax.ShapeDtypeStruct((size, length), jnp.int32, sharding=of_batch)}
     shapes = {"image": (size, *config.input_shape), "labels": (size, config.num_classes)}
-    return {key: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=of_batch) for key, shape in shapes.items()}
+    dtypes = {"image": models_init.input_dtype(config), "labels": jnp.float32}
+    return {key: jax.ShapeDtypeStruct(shape, dtypes[key], sharding=of_batch) for key, shape in shapes.items()}
 
 
 def _make_train(config: Any, model: Any, tx: Any, table: TargetNormTable | None) -> Callable:

@@ -70,7 +70,12 @@ def test_each_atom_of_a_measured_table_moves_the_output_by_its_share(params):
     for row in table.rows:
         mass = 0.5 if row.path.endswith("bias") else 1.0
         assert row.target_norm * unit[row.key].largest == pytest.approx(mass / 2.5, rel=1e-4)
-    assert table.norms["conventions"] == "measured"
+    assert {key: table.norms[key] for key in ("conventions", "along", "over", "key", "batches", "floored")} == {
+        "conventions": "measured", "along": "gradient", "over": "max", "key": [0, 0], "batches": 1, "floored": [],
+    }  # fmt: skip
+    assert table.norms["spread"] > 1
+    other = measured.measured_table(mlp, params, 2 * X, loss=square_loss, along="gradient", masses=masses)
+    assert other.norms["batch"] != table.norms["batch"]
     assert tables.loads(tables.dumps(table)) == table
 
 
@@ -108,6 +113,31 @@ def test_a_dead_branch_gets_no_endless_step(params):
     alive = [other.sensitivity for other in table.rows if other is not row]
     assert row.sensitivity == pytest.approx(0.1 * np.median([*alive, 0]), rel=1e-5)
     assert table.norms["floored"] == ["unused/kernel"]
+
+
+def test_changes_are_averaged_over_batches(params):
+    def changes(batch, *more):
+        made = measured.measure(mlp, params, batch, key=KEY, directions=1, more_batches=more)
+        return {key: (change.largest, change.mean) for key, change in made.random[0].items()}
+
+    first, second, both = changes(X), changes(3 * X), changes(X, 3 * X)
+    for key, found in both.items():
+        np.testing.assert_allclose(found, np.mean([first[key], second[key]], axis=0), rtol=1e-5)
+    opposite = measured.measure(
+        mlp, params, X, key=KEY, loss=lambda p, x: jnp.sum(x) * square_loss(p, X), more_batches=[-X]
+    )
+    assert all(change.largest == 0 for change in opposite.gradient.values())  # gradients that cancel have no step
+
+
+def test_dropout_is_measured_switched_off_or_with_its_key(params):
+    def dropped(params, x, key):
+        return mlp(params, x) * jax.random.bernoulli(key, 0.5, x.shape[:-1])[..., None]
+
+    found = measured.measure(lambda p, x: dropped(p, x, KEY), params, X, key=KEY).amplification()
+    assert all(np.isfinite(value) for value in found.values())
+    calls = iter(range(10))
+    with pytest.raises(measured.MeasureError, match="another output at each call"):
+        measured.measure(lambda p, x: dropped(p, x, jax.random.key(next(calls))), params, X, key=KEY)
 
 
 def test_an_integer_input_is_measured():

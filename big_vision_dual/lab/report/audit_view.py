@@ -49,11 +49,14 @@ class Share(Protocol):
     def ratio(self) -> float: ...
 
 
-def shares(found: Sequence[Share], factor: float, update: int) -> rich.table.Table:
-    """The atoms that one update moves farthest beyond their share of the mass, and those that it moves least."""
+def shares(found: Sequence[Share], factor: float, what: str) -> rich.table.Table:
+    """The atoms that one step moves farthest beyond their share of the mass, and those that it moves least.
+
+    what: the step, in words.
+    """
     flagged = sum(each.flagged for each in found)
     caption = f"{flagged} of {len(found)} above {factor:g} times their share of the mass"
-    title = f"change of the output by update {update}, atom by atom"
+    title = f"change of the output by {what}, atom by atom"
     view = rich.table.Table("where", title=title, caption=caption)
     for column in ("change", "share of all", "of the mass", "ratio", ""):
         view.add_column(column, justify="right")

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from big_vision_dual.lab.report import pictures
+from big_vision_dual.lab.studies.lr_transfer import Curve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,13 @@ class Line:
     loss_LxS: np.ndarray
     best: tuple[float, float, float]
     lowest: float
+
+
+def line(curve: Curve, axis: str) -> Line:
+    """The line of one size of a study."""
+    best = curve.optimum.interval
+    numbers = (best.value, best.low, best.high)
+    return Line(f"{axis} {curve.size}", curve.log2_lr_L, curve.loss_LxS, numbers, curve.optimum.loss)
 
 
 def draw(panels: Mapping[str, Sequence[Line]], path: str | os.PathLike[str]) -> None:

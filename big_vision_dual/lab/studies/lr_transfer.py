@@ -59,15 +59,18 @@ def octaves(setting: str, given: str | None = None) -> range:
 
 
 def field(base: Mapping[str, Any], axis: str) -> str:
-    """The dotted field of the base config's 'width' or 'depth'. Raises `ValueError` for a model without that size."""
-    name = {"width": (of_model := family.of(base["model_name"])).width, "depth": of_model.depth}[axis]
+    """The dotted field of the base config that an axis changes: 'width' or 'depth', as the model's record has it, or
+    an option of the model's own. Raises `ValueError` for a model without a width or depth.
+    """
+    of_model = family.of(base["model_name"])
+    name = {"width": of_model.width, "depth": of_model.depth}.get(axis, axis)
     if name is None:
         raise ValueError(f"{base['model_name']} has no {axis}; choose the other axis.")
     return f"model.{name}"
 
 
 def sized(base: Mapping[str, Any], axis: str, size: int) -> grid.Config:
-    """The base config at another 'width' or 'depth'; raises as `field`."""
+    """The base config at another size along an axis; raises as `field`."""
     return grid.replace(base, {field(base, axis): size})
 
 

@@ -18,11 +18,9 @@ from big_vision_dual.core import measured
 from big_vision_dual.core.tables import TargetNormTable
 from big_vision_dual.lab.studies import grid
 from big_vision_dual.lab.studies.program import Program
+from big_vision_dual.lab.studies.target_norms import EXAMPLES, Subject
 from big_vision_dual.models import norm_trees
-from big_vision_dual.train import losses
-
-EXAMPLES = 8
-OUTPUTS = ("logits", "features")
+from big_vision_dual.train import start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,39 +43,47 @@ class Share:
 
 
 def measured_table(
-    config: Mapping[str, Any], *, examples: int = EXAMPLES, output: str = "logits", steps: int = 0, **options: Any
+    config: Mapping[str, Any],
+    *,
+    examples: int = EXAMPLES,
+    batches: int = 1,
+    output: str = "logits",
+    at: int | str = 0,
+    **options: Any,
 ) -> TargetNormTable:
     """The measured table of a config: its model and data, the atoms and masses of its declared table.
 
-    examples: of the first training batch. output: 'logits', or 'features', what the head sees. steps: measured after so
-    many steps of the config's own training instead of at initialization. options: of `core.measured.measured_table`.
+    examples: of each of the first training batches. output: 'logits', or 'features', what the head sees. at: measured
+    after so many steps of the config's own training, or at a checkpoint (`train.start.weights_at`). options: of
+    `core.measured.measured_table`.
     """
-    setup = _Setup.of(config, examples, output, steps)
-    options = {"atoms": norm_trees.build(config), "loss": setup.loss, **options}
-    table = measured.measured_table(setup.apply, setup.params, setup.batch, **options)
-    norms = {**table.norms, "output": output, "steps": steps, "seed": config.get("seed") or 0}
-    return dataclasses.replace(table, norms=norms)
+    setup = _Setup.of(config, examples, batches, output, at)
+    apply, loss, (batch, *more) = setup.subject
+    options = {"atoms": norm_trees.build(config), "loss": loss, "more_batches": more, **options}
+    table = measured.measured_table(apply, setup.params, batch, **options)
+    where = {"output": output, "at": at, "seed": config.get("seed") or 0}
+    return dataclasses.replace(table, norms={**table.norms, **where})
 
 
 def step_shares(
     config: Mapping[str, Any],
     *,
-    steps: int,
+    at: int | str,
     factor: float,
     examples: int = EXAMPLES,
     output: str = "logits",
 ) -> list[Share]:
-    """How much each atom moves the output in update number `steps` + 1 of a config's training, whatever its optimizer.
+    """How much each atom moves the output in update number `at` + 1 of a config's training, whatever its optimizer.
 
-    The masses are those of the declared table. Largest ratio first.
+    The masses are those of the declared table. Largest ratio first. at: or a checkpoint, with a fresh optimizer.
     """
-    setup = _Setup.of(config, examples, output, steps)
+    setup = _Setup.of(config, examples, 1, output, at)
     table = norm_trees.build(config)
-    changes = measured.output_changes(setup.apply, setup.params, setup.batch, setup.step, table)
+    changes = measured.output_changes(setup.subject.apply, setup.params, setup.subject.batches[0], setup.step, table)
     total = sum(float(np.sum(change.largest)) for change in changes.values())
     if total == 0:
         raise measured.MeasureError(
-            f"update {steps + 1} moves no output: a head that starts at zero, or a learning rate of 0 (warm-up). Give "
+            f"the update at {at} moves no output: a head that starts at zero, or a learning rate of 0 (warm-up). Give "
             "more steps."
         )
     mass = sum(float(np.sum(row.mass)) for row in table.rows)
@@ -92,45 +98,31 @@ def step_shares(
 
 @dataclasses.dataclass(frozen=True)
 class _Setup:
-    """A model at some point of its training: params there, the batch measured on, and the step taken next."""
+    """A model at some point of its training: params there, what is measured, and the step taken next."""
 
-    apply: measured.Apply
-    loss: measured.Loss
+    subject: Subject
     params: Any
-    batch: Mapping[str, jax.Array]
     step: Any
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], examples: int, output: str, steps: int) -> _Setup:
-        if output not in OUTPUTS:
-            raise measured.MeasureError(f"output is {output!r}; possible: {', '.join(OUTPUTS)}.")
-        if examples < 1 or steps < 0:
-            raise measured.MeasureError(f"examples is {examples}, steps {steps}; possible: at least 1, and at least 0.")
+    def of(cls, config: Mapping[str, Any], examples: int, batches: int, output: str, at: int | str) -> _Setup:
+        steps = at if isinstance(at, int) else 0
+        if examples < 1 or batches < 1 or steps < 0:
+            raise measured.MeasureError(
+                f"examples is {examples}, batches {batches}, at {at}; possible: at least 1, 1 and 0."
+            )
         config = grid.replace(config, {"total_steps": max(config.get("total_steps") or 0, steps + 1)})
         program = Program.of(config)
+        subject = Subject.of(config, program.model, program.source, examples=examples, batches=batches, output=output)
         given, data = program.numbers_of(config), program.data()
-        train, key = losses.training(config, program.model), jax.random.key(0)
+        fresh = jax.jit(program.params)(given["seed"])
+        begun = fresh if isinstance(at, int) else start.weights_at(at, fresh, config["model"])
 
         @jax.jit
-        def advanced(given: Any, data: Any) -> tuple[Any, Any]:
-            state = program.init(given)
+        def advanced(params: Any, given: Any, data: Any) -> tuple[Any, Any]:
+            state = program.init(given).replace(params=params)
             if steps:
                 state, _ = program.advance(state, given, data, jnp.int32(0), jnp.int32(steps))
             return state.params, program.update(state, given, data).step
 
-        params, step = advanced(given, data)
-        batch = jax.tree.map(lambda x: x[:examples], program.source.batch(data["train"], 0, given["seed"]))
-        return cls(_output(program.model, output), lambda params, batch: train(params, batch, key), params, batch, step)
-
-
-def _output(model: Any, output: str) -> measured.Apply:
-    def apply(params: Any, batch: Any) -> jax.Array:
-        logits, out = model.apply({"params": params}, losses.inputs(batch), train=False)
-        if output == "logits":
-            return logits
-        found = [name for name in ("pre_logits", "norm_f") if name in out]
-        if not found:
-            raise measured.MeasureError(f"{type(model).__name__} names no features; its activations are {sorted(out)}.")
-        return out[found[0]]
-
-    return apply
+        return cls(subject, *advanced(begun, given, data))

@@ -58,20 +58,16 @@ def audit(config: Mapping[str, Any], *, factor: float = FACTOR, steps: int = 20,
     Training is at the config's own learning rate, constant. The promise holds for weights of unit norm: later changes
     grow with the weights, unless a constraint holds these (docs/size.md).
 
-    config: data as studies take it, see `dataset.load`. A scanned model is audited unrolled.
+    config: data as studies take it, see `dataset.load`. A scanned model is audited unrolled. Sensitivities are those
+      of a model whose record names its blocks (`family.Blocks`); of another there are none.
     at: a number of steps; or a checkpoint, whose weights then stand for the growth too: the workdir of a run (its
       newest), a folder 'WORKDIR/checkpoints/STEP', or a weights file as `models.weights.read` takes it.
-    Raises `ValueError` for a config that is not dualized or whose blocks are unknown, `CheckpointError` where there is
+    Raises `ValueError` for a config that is not dualized, `CheckpointError` where there is
     no checkpoint, `WeightsError` for one of another model.
     """
     config = grid.replace(config, {"total_steps": steps, "schedule": {}})
     of_model = family.of(config["model_name"])
     config = grid.replace(config, {f"model.{name}": value for name, value in of_model.unrolled.items()})
-    if of_model.blocks is None:
-        raise ValueError(
-            f"an audit needs to know the blocks of {config['model_name']}: give its module FAMILY = Family(blocks=...) "
-            "(docs/your_model.md), or choose a config.model_name that has it."
-        )
     program = Program.of(config)
     if program.table is None or not optim.is_dualized(config):
         raise ValueError(
@@ -83,16 +79,16 @@ def audit(config: Mapping[str, Any], *, factor: float = FACTOR, steps: int = 20,
     step = at if isinstance(at, int) else 0
     batch = jax.tree.map(lambda x: x[:PROBE], program.source.batch(data["train"], step, config["seed"]))
     table, inputs = program.table, losses.inputs(batch)
-    blocks = of_model.blocks(program.model, params, inputs)
+    blocks = of_model.blocks(program.model, params, inputs) if of_model.blocks else None
+    amplified = amplification.measure(program.model, blocks, table, params, inputs) if blocks else ()
     grown = _trained(program, data, steps) if isinstance(at, int) else params
-    amplified = amplification.measure(program.model, blocks, table, params, inputs)
     measurements = itertools.chain(
-        (_sensitivity(found, factor) for found in amplified),
+        (_sensitivity(each, factor) for each in amplified),
         _changes(program, table, params, batch, factor),
         _growth(table, grown, factor),
     )
     findings = []
-    with Work("measurements", len(blocks.first) + 2 * len(table.rows) + 1) as work:
+    with Work("measurements", (len(blocks.first) if blocks else 0) + 2 * len(table.rows) + 1) as work:
         for finding in measurements:
             findings.append(finding)
             work.advance()

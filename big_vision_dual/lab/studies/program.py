@@ -13,10 +13,9 @@ import optax
 
 from big_vision_dual import models
 from big_vision_dual.core.tables import TargetNormTable
-from big_vision_dual.lab.studies import dataset
+from big_vision_dual.lab.studies import dataset, target_norms
 from big_vision_dual.lab.studies.grid import Config, get, numbers, replace
 from big_vision_dual.models import init as models_init
-from big_vision_dual.models import norm_trees
 from big_vision_dual.train import losses, optim, update
 from big_vision_dual.train.data import arrays
 from big_vision_dual.train.data.drawn import DrawnSource
@@ -71,7 +70,7 @@ class Program:
     def of(cls, config: Config) -> Program:
         """The model, table and data of a config. Reads the data, allocates nothing on the device."""
         check(config)
-        table = norm_trees.table_for(config) if optim.needs_table(config) else None
+        table = target_norms.table_for(config) if optim.needs_table(config) else None
         return cls(config, models.of(config), table, dataset.training(config), dataset.validation(config))
 
     @property
@@ -99,7 +98,7 @@ class Program:
             name: np.uint32(value) if name == "seed" else np.float32(value) for name, value in numbers(config).items()
         }
         if optim.is_dualized(config):
-            rows = norm_trees.table_for(config).rows
+            rows = target_norms.table_for(config).rows
             values["target_norms"] = {row.key: np.asarray(row.target_norm, np.float32) for row in rows}
         return values
 

@@ -6,6 +6,7 @@ mup          muP for AdamW (Yang et al., arXiv 2203.03466, table 8): see `models
 dualize      dual architecture, dualized with the well-normed table
 dualize_recipe   the same as the ViT recipes have it: masses by role, Nesterov momentum .9, a warm-up
 dualize_first_attempt, dualize_flat   `dualize` with the first attempt's table, and with equal target norms
+dualize_measured   `dualize` with a table measured at each size (docs/measured.md)
 dualize_fixed   the same with blocks of one total mass at all depths, 8, and not 2 x depth
 """
 
@@ -87,8 +88,16 @@ SETTINGS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "dualize_first_attempt": lambda base: dualize(base, "first_attempt"),
     "dualize_fixed": lambda base: dualize(base, blocks_mass=8.0),
     "dualize_flat": lambda base: dualize(base, "flat"),
+    "dualize_measured": lambda base: dualize(base, "measured"),
     "dualize_recipe": recipe,
 }
+
+
+def default(base: Mapping[str, Any]) -> list[str]:
+    """What studies compare unless told: muP where the model has its rules, a measured table where it has no tree."""
+    of_model = family.of(base["model_name"])
+    mup, measured = ["mup"] if of_model.mup else [], [] if of_model.norm_tree else ["dualize_measured"]
+    return ["adamw", *mup, "dualize", *measured]
 
 
 _FORMER_NAMES = {"dualize_seed": "dualize_first_attempt"}

@@ -35,7 +35,10 @@ def is_array_name(name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """One split. images: (N, H, W, C), uint8 or float32; labels: int32 (N,), in [0, num_classes)."""
+    """One split. images: (N, H, W, C), uint8 or float32, or (N, D) float32 or int32: numbers or indices of any meaning.
+
+    labels: int32 (N,), in [0, num_classes).
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -64,12 +67,15 @@ def load(name: str, split: str) -> Arrays:
         chosen = np.random.default_rng(0).permutation(len(labels))[low:high]
         images, labels = images[chosen], labels[chosen]
     images = images[..., None] if images.ndim == 3 else images
-    if images.ndim != 4 or labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+    if images.ndim not in (2, 4) or labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise DataError(
             f"{name} {split}: images {images.dtype} {images.shape} with labels {labels.dtype} {labels.shape}; "
-            "possible: images (N, H, W) or (N, H, W, C) with integer labels (N,)."
+            "possible: images (N, H, W) or (N, H, W, C), or numbers (N, D), with integer labels (N,)."
         )
-    images = images if images.dtype == np.uint8 else images.astype(np.float32)
+    if images.ndim == 2:
+        images = images.astype(np.int32 if images.dtype.kind in "iu" else np.float32)
+    elif images.dtype != np.uint8:
+        images = images.astype(np.float32)
     return Arrays(images, labels.astype(np.int32), _num_classes(name, split, arrays, images))
 
 
