@@ -7,6 +7,8 @@ Command: bvd coord-check --model my_package.nets:Net --data FILE.npz
          (the same as --config own_model:my_package.nets:Net,FILE.npz)
 """
 
+from typing import Any
+
 import ml_collections
 
 from big_vision_dual.train import recipes
@@ -20,7 +22,7 @@ def get_config(arg: str = "mlp,mnist5k") -> ml_collections.ConfigDict:
         raise recipes.RecipeError(f"own_model:{arg}: possible: own_model:package.module:Name,FILE.npz.")
     name = file if arrays.is_array_name(file) else f"array:{file}"
     train = arrays.load(name, "train")
-    config = recipes.load("study_vit")
+    config: Any = recipes.load("study_vit")
     with config.unlocked(), config.ignore_type():
         config.model_name, config.model = model, ml_collections.ConfigDict()
         config.num_classes, config.input_shape = train.num_classes, train.images.shape[1:]

@@ -78,7 +78,7 @@ def check(model: Any, name: str, shape: Sequence[int], dtype: Any, num_classes: 
         raise ModelError(
             f"{name} cannot be called with {jnp.dtype(dtype)}{[2, *shape]}: {type(error).__name__}: {reason[0]}"
         ) from error
-    logits = output[0] if isinstance(output, tuple) and len(output) == 2 else output
+    logits: Any = output[0] if isinstance(output, tuple) and len(output) == 2 else output
     fits = hasattr(logits, "shape") and jnp.issubdtype(logits.dtype, jnp.floating) and logits.ndim >= 2
     if not fits or logits.shape[-1] != num_classes:
         given = f"{logits.dtype}{list(logits.shape)}" if hasattr(logits, "shape") else type(logits).__name__
@@ -205,7 +205,8 @@ class Functions:
 def _called(output: Any) -> Called:
     """What a model returns, as (logits, activations)."""
     alone = not (isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Mapping))
-    return (output, {}) if alone else (output[0], trees.flatten(output[1]))
+    logits: Any = output if alone else output[0]
+    return logits, {} if alone else trees.flatten(output[1])
 
 
 def _recorded(called: Called, captured: Any) -> Called:
@@ -220,7 +221,7 @@ def _is_real(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
-def _mode(call: Callable, train: bool) -> dict[str, bool]:
+def _mode(call: Callable, train: bool) -> dict[str, Any]:
     """The arguments that tell a model whether it trains, under the names that it has for them."""
     return _named(call, {"train": train, "training": train, "is_training": train, "deterministic": not train})
 

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """A linen, an nnx and a functions model on data of one's own: the same doors, verdicts and figures as ours."""
 
 import re
@@ -14,7 +15,7 @@ from big_vision_dual.cli.main import main
 from big_vision_dual.core import tables
 from big_vision_dual.lab.studies import coord_check, lr_transfer, settings, target_norms
 from big_vision_dual.lab.studies.results import Results
-from big_vision_dual.models import init, strangers
+from big_vision_dual.models import family, init, strangers
 from big_vision_dual.train import losses, recipes
 
 NETS = """
@@ -127,7 +128,7 @@ def test_every_kind_has_parameters_logits_and_activations(name):
     (again, _), _ = model.apply({"params": params}, x, train=False, mutable=["intermediates"])
     np.testing.assert_array_equal(logits, again)
     assert logits.shape == (5, 3)
-    recorded = coord_check.activations(models.family.of(config["model_name"]), model, params, x)
+    recorded = coord_check.activations(family.of(config["model_name"]), model, params, x)
     inside = {"nets:Linen": "up", "nets:make_linen": "up", "nets:Nnx": "layers/1"}.get(name, "hidden")
     assert recorded[inside].shape == (5, 8)
     assert recorded["logits"].shape == (5, 3)

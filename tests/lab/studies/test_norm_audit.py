@@ -122,7 +122,8 @@ def test_vision_mamba_is_audited_too():
     assert {"stem to logits", "block 0", "layers_1/backward/A_log"} <= {finding.name for finding in findings}
 
 
-def test_a_model_that_cannot_be_audited_says_which_can():
-    mlp = {**CONFIG, "model_name": "mlp", "model": {"width": 8, "depth": 2}}
-    with pytest.raises(ValueError, match=r"know the blocks of mlp: give its module FAMILY = Family\(blocks="):
-        norm_audit.audit(mlp, steps=2)
+def test_a_model_that_names_no_blocks_has_no_sensitivities():
+    mlp = {**CONFIG, "model_name": "mlp", "model": {"width": 8, "depth": 2, "scaling": "dual"}}
+    findings = norm_audit.audit(mlp, steps=2)
+    assert {finding.what for finding in findings} == {"change", "growth"}
+    assert norm_audit.TOGETHER in {finding.name for finding in findings}
