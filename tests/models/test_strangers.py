@@ -1,6 +1,7 @@
 # pyright: reportArgumentType=false
 """A linen, an nnx and a functions model on data of one's own: the same doors, verdicts and figures as ours."""
 
+import pathlib
 import re
 import sys
 import textwrap
@@ -14,7 +15,6 @@ from big_vision_dual import models
 from big_vision_dual.cli.main import main
 from big_vision_dual.core import tables
 from big_vision_dual.lab.studies import coord_check, lr_transfer, settings, target_norms
-from big_vision_dual.lab.studies.results import Results
 from big_vision_dual.models import family, init, strangers
 from big_vision_dual.train import losses, recipes
 
@@ -187,11 +187,12 @@ def test_audits_on_the_command_line(capsys):
         assert "layers/1/kernel" in shown
 
 
-def test_the_same_study_from_python(tmp_path):
-    config = base("nets:Linen", "input.batch_size=8")
-    trials = coord_check.trials(config, "dualize", "units", [4, 8], 0.1, seeds=2, steps=3)
-    slopes = coord_check.slopes(coord_check.run(trials, Results(tmp_path / "r.jsonl")), "units")
-    assert {slope.module for slope in slopes} == {"up", "head", "Dropout_0", "logits"}
+def test_the_document_studies_a_model_from_python(site, capsys):
+    text = (pathlib.Path(__file__).parent.parent.parent / "docs" / "your_model.md").read_text()
+    code = text.split("<!-- studies -->\n```python\n")[1].split("```")[0]
+    exec(code.replace("nets:Net,mine.npz", "theirs.nets:Linen,numbers.npz"), {})
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} >= {"up", "head", "Dropout_0", "logits"}
+    assert (site / "coord.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_table_is_measured_at_each_size():
