@@ -17,11 +17,12 @@ from big_vision_dual.train import big_vision, schema
 DUALIZE = "big_vision_dual.scale_by_dualize"
 """The name of our optimizer in `config.optax_name`."""
 MASSES = {
-    "Bias": 1 / 64, "Scale": 1 / 64, "(query|key|value)/": 2 / 3, "Dense_1/kernel": 4.0, "embedding/kernel": 1 / 4,
+    "Bias": 1 / 64, "Scale": 1 / 64, "(query|key|value)/": 1 / 3, "Dense_1/kernel": 16.0, "embedding/kernel": 1 / 8,
     "head/kernel": 5 / 2,
 }  # fmt: skip
 """Of the dualized ViT recipes: found by benchmarks/recipe_search.py on MNIST digits at width 64 (docs/track.md)."""
 BLOCKS_MASS = 4.0  # of all blocks together, at every depth, so that the best learning rate stays
+RADIUS = 100.0  # of the ball that every weight stays in, in its own norm (docs/size.md)
 
 
 class RecipeError(schema.ConfigError):
@@ -80,6 +81,7 @@ def dualized(
     warmup: float = 0.1,
     masses: Mapping[str, float] = MASSES,
     blocks_mass: float | None = BLOCKS_MASS,
+    radius: float | None = RADIUS,
     dtype: str = "float32",
     shard_axis: str | None = None,
     mixer_out: float | None = None,
@@ -88,8 +90,9 @@ def dualized(
 
     The defaults are a ViT's, searched and raced as docs/track.md says. lr, momentum, nesterov: of `scale_by_dualize`.
     warmup: share of all steps. masses: by atom kind and role, see `Atoms.of`. blocks_mass: of all blocks together, None
-    for what the norm tree gives them. dtype: of the orthogonalization's matrix products. shard_axis: mesh axis over
-    which momentum and orthogonalization are spread. mixer_out: of a state-space model, see `ssm.Spec`.
+    for what the norm tree gives them. radius: in place of the recipe's decay, see `dualize.constrain`; None keeps that.
+    dtype: of the orthogonalization's matrix products. shard_axis: mesh axis over which momentum and orthogonalization
+    are spread. mixer_out: of a state-space model, see `ssm.Spec`.
     Clipping goes: the dual has unit norm whatever the gradient's.
     """
     recipe: Any = load(name)
@@ -105,15 +108,17 @@ def dualized(
         recipe.optax = {
             "momentum": momentum, "nesterov": nesterov, "polar": "newton_schulz_6", "dtype": dtype, "shard_axis": axis,
         }  # fmt: skip
+        if radius is not None:
+            recipe.weight_constraint, recipe.wd = {"kind": "radius", "radius": radius}, 0.0
         recipe.lr = lr
         recipe.schedule = {**({"warmup_percent": warmup} if warmup else {"warmup_steps": 0}), "decay_type": "cosine"}
     return recipe
 
 
 def of_0_1(name: str, *, lr: float, vector_mass: float = 1.0, blocks_mass: float | None = None, **options: Any):
-    """`dualized` as it was in version 0.1: matrices of one mass, momentum .95 without Nesterov, no warm-up."""
+    """`dualized` as it was in version 0.1: matrices of one mass, uniform decay, momentum .95, no warm-up."""
     masses = {"Bias": vector_mass, "Scale": vector_mass}
-    former = {"momentum": 0.95, "nesterov": False, "warmup": 0.0, **options}
+    former = {"momentum": 0.95, "nesterov": False, "warmup": 0.0, "radius": None, **options}
     return dualized(name, lr=lr, masses=masses, blocks_mass=blocks_mass, **former)
 
 

@@ -84,7 +84,7 @@ def recipe(base: Config, constraint: Any = None) -> Entry:
     made = settings.recipe(replace(base, {"schedule": {"decay_type": "cosine"}}))
     if constraint is not None:
         made = replace(made, {"weight_constraint": constraint, "wd": 0.0})
-    return Entry(made, {"lr": octaves(-1.4), "optax.momentum": among(0.9, 0.8, 0.9, 0.95)})
+    return Entry(made, {"lr": octaves(-0.9), "optax.momentum": among(0.9, 0.8, 0.9, 0.95)})
 
 
 def by_rule(base: Config, name: str, log2: float, wd: float = 0.0) -> Entry:
