@@ -9,17 +9,15 @@ from big_vision_dual.lab.track.rules import Budget, Track
 from big_vision_dual.train import recipes
 
 _RECIPE = recipes.load("cifar10_vit").to_dict()
-_SIZE = {"model.width": 64, "model.mlp_dim": 256, "model.num_heads": 4}
 _KEPT = ("num_classes", "input_shape", "loss", "model_name", "model", "lr", "wd")
+_SIZE = {"model.width": 64, "model.mlp_dim": 256, "model.num_heads": 4}
 EPOCH = 49_000 // 128
 
 TRACK = Track(
     name="cifar10",
     version=1,
     base={
-        **replace(
-            {name: _RECIPE[name] for name in _KEPT}, {"model.width": 64, "model.mlp_dim": 256, "model.num_heads": 4}
-        ),
+        **replace({name: _RECIPE[name] for name in _KEPT}, _SIZE),
         "input": {"data": {"name": "cifar10"}, "batch_size": 128, "accum_freq": 1, "augment": "shift(4)|flip_lr"},
     },
     budgets={"short": Budget(steps=2 * EPOCH, trials=7), "long": Budget(steps=6 * EPOCH, trials=4)},

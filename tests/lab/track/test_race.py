@@ -1,6 +1,7 @@
 """A race on the tiny track: killed and continued, repeated, an entry that diverges, entries that break the rules."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -11,9 +12,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from big_vision_dual.cli import main
+from big_vision_dual.lab.studies import grid
 from big_vision_dual.lab.track import board, entries, race, rules
 
 TINY = pathlib.Path(__file__).parent / "tiny.py"
@@ -137,3 +140,25 @@ def test_results_of_other_rules_are_refused(tmp_path):
     (tmp_path / race.HEADER).write_text('{"track": "digits", "version": 1, "digest": "0"}')
     with pytest.raises(rules.TrackError, match=r"holds results of .*digits.*give another --out"):
         racing(tmp_path, "adam")
+
+
+def test_the_large_track_trains_with_randaug_and_mixup_on_the_device(tmp_path):
+    large = rules.load("cifar10-large")
+    assert large.budgets["long"].steps == 30 * (49_000 // 512)
+    small = {"model.width": 8, "model.depth": 1, "model.num_heads": 2, "model.mlp_dim": 8, "input.batch_size": 4}
+    tiny = dataclasses.replace(
+        large,
+        base=grid.replace(large.base, small),
+        budgets={"short": rules.Budget(2, 1)},
+        final_seeds=(1,),
+        train="train[:50%]",
+        held_out="train[50%:]",
+        points=1,
+    )
+    images = {f"{split}_image": np.full((20, 32, 32, 3), 99, np.uint8) for split in ("train", "test")}
+    labels = {f"{split}_label": np.arange(20) % 10 for split in ("train", "test")}
+    np.savez(tmp_path / "x.npz", **images, **labels)
+    racing = race.Race(tiny, entries.load(tiny, "dualized", []), tmp_path / "out", str(tmp_path / "x.npz"))
+    (outcome,) = racing.run(quiet=True)
+    assert outcome.finals is not None
+    assert np.isfinite(outcome.finals[0]["result"]["test_loss"])
