@@ -84,8 +84,10 @@ def slope(x_N: np.ndarray, y_NxR: np.ndarray) -> np.ndarray:
 
 
 def slope_interval(x_N: np.ndarray, y_N: np.ndarray) -> Interval:
-    """Least-squares slope with its t interval; wants three points at least."""
+    """Least-squares slope with its t interval, which without a third point is everything."""
     best = float(slope(x_N, y_N[:, None])[0])
+    if len(x_N) < 3:
+        return Interval(best, -np.inf, np.inf)
     centred = x_N - x_N.mean()
     residual_N = y_N - y_N.mean() - best * centred
     error = np.sqrt(residual_N @ residual_N / (len(x_N) - 2) / (centred @ centred))

@@ -209,17 +209,22 @@ def test_durations(hours, text):
     assert tables.duration(hours) == text
 
 
+def browser(tmp_path, *flags):
+    """What chromium prints."""
+    given = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=10000", *flags,
+    ]  # fmt: skip
+    return subprocess.run(["chromium", *given], capture_output=True, text=True, timeout=120, check=True).stdout
+
+
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to draw the page")
 def test_a_browser_draws_every_chart(tmp_path):
     folders = [workdirs.workdir(tmp_path / EVIL.replace("/", "")), workdirs.workdir(tmp_path / "b", seed=1)]
     out = tmp_path / "r.html"
     out.write_text(page.render(of(*folders)))
-    flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
-        "--virtual-time-budget=10000", "--dump-dom", out.as_uri(),
-    ]  # fmt: skip
-    dom = subprocess.run(["chromium", *flags], capture_output=True, text=True, timeout=120, check=True).stdout
+    dom = browser(tmp_path, "--dump-dom", out.as_uri())
     body = dom[: dom.index('<script type="application/json"')]
     charts, heats = body.count('<figure class="chart"'), len(re.findall(r'class="heat"[^>]*hidden', body))
     assert charts == 7
@@ -227,3 +232,24 @@ def test_a_browser_draws_every_chart(tmp_path):
     assert heats == 2  # of the second seed
     assert "<img" not in body
     assert "(2 seeds)" in body
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to draw the page")
+def test_a_logarithmic_axis_has_no_0_and_a_heat_map_reaches_as_far_as_its_values(tmp_path):
+    folder = workdirs.workdir(tmp_path / "a")
+    losses = zip(workdirs.SCHEDULE, (0.0, 4.0, 0.1), strict=True)
+    rows = [{**workdirs.row(step, 1), "val/loss": 1, "training_loss": loss} for step, loss in losses]
+    (folder / "big_vision_metrics.txt").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    atoms = [json.loads(line) for line in (folder / "atom_norms.jsonl").read_text().splitlines()]
+    far = [{**row, "update_norm": [4096 * norm for norm in row["update_norm"]]} for row in atoms]
+    (folder / "atom_norms.jsonl").write_text("".join(json.dumps(row) + "\n" for row in far))
+    probe = (
+        "<script>addEventListener('load', () => setTimeout(() => {"
+        "const plot = document.querySelector('[data-metric=training_loss] .plot');"
+        "document.title = JSON.stringify([plot.data[0].y, plot.layout.yaxis.ticktext,"
+        "[...document.querySelectorAll('.heat .plot')].map((heat) => heat.layout.coloraxis.cmax)]); }, 500))</script>"
+    )
+    (tmp_path / "r.html").write_text(page.render(of(folder)).replace("</body>", probe + "</body>"))
+    title = re.search(r"<title>(.*?)</title>", browser(tmp_path, "--dump-dom", (tmp_path / "r.html").as_uri()))
+    assert title
+    assert json.loads(title[1]) == [[None, 4.0, 0.1], ["0.1", "0.2", "0.5", "1", "2", "5"], [15, 3]]

@@ -49,6 +49,8 @@ def test_a_power_law_has_its_exponent_as_slope_and_noise_widens_the_interval():
     noisy = fit.slope_interval(sizes, 0.7 * sizes + 3 + np.array([0.1, -0.1] * 3))
     assert noisy.low < 0.7 < noisy.high
     assert noisy.value == pytest.approx(0.7)
+    two = fit.slope_interval(np.array([4.0, 5.0]), np.array([1.0, 3.0]))
+    assert (two.low, two.value, two.high) == (-np.inf, 2, np.inf)  # and no warning
 
 
 @pytest.mark.parametrize("points", [3, 4, 8, 30])

@@ -7,7 +7,7 @@
   const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
   const DASHES = ["solid", "dash", "dot", "dashdot"];
   const COLOURS = 8;
-  const HEAT_RANGE = 3; // octaves to either side of 1 that the colours tell apart
+  const HEAT_RANGE = 3; // octaves to either side of 1 that the colours tell apart, or more where 5 % lie beyond
   const SEEDED = data.runs.length > data.groups.length;
 
   // ---- What is shown: kept while the page is open, so that a running run's page may load itself again.
@@ -122,11 +122,20 @@
     if (!traces.length) return empty(plot, "No run that is shown has this" + (state.axis === "steps" ? "." : ` by ${state.axis}.`));
     render(plot, traces, layout({
       xaxis: { title: { text: AXIS_TITLES[state.axis], standoff: 6 } },
-      yaxis: { type: log ? "log" : "linear", exponentformat: "power" },
+      yaxis: log ? logarithmic(traces) : { type: "linear", exponentformat: "power" },
     }));
     plot.on("plotly_hover", (event) => together(plot, event.points[0].x));
     plot.on("plotly_unhover", () => together(plot, null));
     plot.on("plotly_relayout", (change) => zoomed(plot, change));
+  }
+  function logarithmic(traces) { // 0 has no place on it; over one to three decades the ticks are 1, 2, 5, ...
+    traces.forEach((trace) => { trace.y = trace.y.map((y) => (y > 0 ? y : null)); });
+    const known = traces.flatMap((trace) => trace.y.filter((y) => y !== null));
+    const low = Math.min(...known), high = Math.max(...known);
+    if (!(high / low > 6 && high / low < 1000)) return { type: "log", exponentformat: "power" };
+    const tickvals = [];
+    for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e += 1) tickvals.push(...[1, 2, 5].map((digit) => +`${digit}e${e}`));
+    return { type: "log", tickvals, ticktext: tickvals.map(String) };
   }
   function labelsBeside(figure) { // of all charts of a section, so that a label has one colour in them
     const charts = all(".chart[data-study]", figure.parentElement).map((other) => data.studies[other.dataset.study]);
@@ -163,14 +172,15 @@
     const bands = [];
     for (let i = 0; i < heat.panels.length; i += columns) bands.push(heat.panels.slice(i, i + columns));
     const heights = bands.map((panels) => HEAD + FOOT + ROW * Math.max(...panels.map((panel) => panel.rows.length)));
+    const octave = Math.ceil(reach(heat) / 3), ticks = [-3, -2, -1, 0, 1, 2, 3].map((tick) => tick * octave);
     const legend = 58, total = heights.reduce((a, b) => a + b, 0) + legend;
     const shape = layout({
       height: total, margin: { l: 4, r: 4, t: 0, b: 0 }, showlegend: false, hovermode: "closest", annotations: [],
       coloraxis: {
-        cmin: -HEAT_RANGE, cmax: HEAT_RANGE, colorscale: [[0, colour("--low")], [0.5, colour("--middle")], [1, colour("--high")]],
+        cmin: ticks[0], cmax: ticks[6], colorscale: [[0, colour("--low")], [0.5, colour("--middle")], [1, colour("--high")]],
         colorbar: {
           orientation: "h", y: 1, yanchor: "top", x: 0, xanchor: "left", thickness: 10, len: Math.min(1, 420 / plot.clientWidth),
-          tickvals: [-3, -2, -1, 0, 1, 2, 3], ticktext: ["1/8", "1/4", "1/2", "1", "2", "4", "8"],
+          tickvals: ticks, ticktext: ticks.map((tick) => (tick < 0 ? "1/" : "") + (2 ** Math.abs(tick)).toLocaleString("en")),
           title: { text: heat.unit, side: "top", font: { size: 12 } },
         },
       },
@@ -205,6 +215,11 @@
     });
     plot.style.height = total + "px";
     render(plot, traces, { ...shape, plot_bgcolor: colour("--absent") });
+  }
+  function reach(heat) {
+    const known = heat.panels.flatMap((panel) => panel.log2_RxT.flat()).filter((value) => value !== null);
+    const sizes = known.map(Math.abs).sort((a, b) => a - b);
+    return Math.max(HEAT_RANGE, sizes[Math.floor(0.95 * (sizes.length - 1))] || 0);
   }
   const factor = (log2) => (log2 === null ? "" : log2 >= 0 ? "x" + (2 ** log2).toPrecision(3) : "/" + (2 ** -log2).toPrecision(3));
   const shortened = (name) => {
@@ -308,8 +323,13 @@
     all(".heat").filter((figure) => !figure.hidden).forEach(drawHeat);
   });
   const theme = state.theme;
-  addEventListener("beforeprint", () => { state.theme = "light"; draw(); });
-  addEventListener("afterprint", () => { state.theme = theme; draw(); });
+  function printed(paper, colours) { // charts are drawn for the width that they have on paper
+    document.documentElement.classList.toggle("paper", paper);
+    state.theme = colours;
+    draw();
+  }
+  addEventListener("beforeprint", () => printed(true, "light"));
+  addEventListener("afterprint", () => printed(false, theme));
   if (!data.runs.length) all(".runs, .controls label").forEach((element) => { element.hidden = true; });
   chartButtons();
   draw();

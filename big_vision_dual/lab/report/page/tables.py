@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ def _facts(run: Run) -> dict[str, str]:
         "status": run.status,
         "steps": f"{run.step:,}{total}",
         "duration": duration(run.hours[1][-1]) if run.hours[1] else "",
-        "started": str(versions.get("started", "")),
+        "started": re.sub(r"(:\d\d)(:\d\d)\+00:00$", r"\1 UTC", str(versions.get("started", "")).replace("T", " ")),
         "command": str(versions.get("command", "")),
         "commit": str(versions.get("commit") or ""),
         "model": _model(config),
