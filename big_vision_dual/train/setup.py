@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import jax
+import optax
 
 from big_vision_dual import models
 from big_vision_dual.core.tables import TargetNormTable
@@ -21,6 +22,7 @@ class Run:
     """What a config stands for.
 
     table: target norms, None where neither the optimizer nor the metrics need them.
+    tx: the optimizer, as `fns` has it.
     course: predicted sizes of the weights, where they are measured and a formula is known.
     data_size: examples of an epoch. schedules: {'global_schedule'...: step -> factor}.
     """
@@ -31,6 +33,7 @@ class Run:
     table: TargetNormTable | None
     course: Course | None
     fns: step.StepFns
+    tx: optax.GradientTransformation
     schedules: dict[str, Schedule]
     data_size: int
     total_steps: int
@@ -65,7 +68,7 @@ def prepare(config: Any, source: data.Source | None = None, devices: Any = None)
     tx, schedules = optim.make(config, params, table=table, **sizes)
     fns = step.make(config, model, tx, mesh, table=table if measured else None)
     predicted = course.make(config, table, **sizes) if measured and table is not None else None
-    return Run(config, source, model, table, predicted, fns, schedules, source.num_examples, total_steps)
+    return Run(config, source, model, table, predicted, fns, tx, schedules, source.num_examples, total_steps)
 
 
 def _with_shape(config: Any, source: data.Source) -> Any:

@@ -262,6 +262,6 @@ def _unit_dual(group: groups_lib.Group, direction_BxNxM: jax.Array, rule: _Rule)
     """The dual before gain and target norm, on every device, in the precision that it travels in."""
     if not geometry.ATOMS[group.atom].spectral:
         return geometry.unit_dual(group.atom, rule.placement.replicated(direction_BxNxM))
-    whole = rule.placement.whole_matrices(direction_BxNxM)
-    unit = geometry.unit_dual(group.atom, whole, rule.polar, rule.dtype, rule.unroll)
-    return rule.placement.replicated(unit.astype(rule.dtype))  # in the precision of its products
+    whole = rule.placement.whole_matrices(direction_BxNxM, rule.dtype)
+    unit = geometry.unit_dual(group.atom, whole, rule.polar, rule.dtype, rule.unroll).astype(rule.dtype)
+    return rule.placement.replicated_matrices(unit, turned=group.columns_are_several)

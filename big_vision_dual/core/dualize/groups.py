@@ -32,6 +32,7 @@ class Layout:
 
     permutation: batch axes first, then those of the matrix's rows, then those of its columns.
     batch: sizes of the batch axes, of which the last `taps` are a convolution's; their product is `count`.
+    column_axes: how many axes the matrix's columns are made of.
     gain: see `geometry`. target_norms: one per matrix, shape (count,), float32.
     """
 
@@ -40,6 +41,7 @@ class Layout:
     permuted: tuple[int, ...]
     batch: tuple[int, ...]
     taps: int
+    column_axes: int
     matrix: tuple[int, int]
     gain: float
     target_norms: np.ndarray | jax.Array
@@ -78,6 +80,11 @@ class Group:
         return sum(layout.count for layout in self.layouts), *self.layouts[0].matrix
 
     @property
+    def columns_are_several(self) -> bool:
+        """Whether columns are made of several axes, as heads and their features, and rows of one."""
+        return all(one.column_axes > 1 == len(one.permuted) - len(one.batch) - one.column_axes for one in self.layouts)
+
+    @property
     def gains(self) -> np.ndarray:
         """(B,), float32."""
         return np.concatenate([np.full(layout.count, layout.gain, np.float32) for layout in self.layouts])
@@ -111,6 +118,9 @@ class Group:
     def unpack(self, stack_BxNxM: jax.Array) -> dict[str, jax.Array]:
         """Stack, perhaps padded at its end -> {key: array} in the stack's dtype."""
         atoms, start = {}, 0
+        axes = {layout.permuted[len(layout.batch) :] for layout in self.layouts}
+        if len(axes) == 1:  # all at once, so that nothing is between a part and what it is used for (fused on a TPU)
+            stack_BxNxM = stack_BxNxM.reshape(len(stack_BxNxM), *axes.pop())
         for layout in self.layouts:
             part = jax.lax.slice_in_dim(stack_BxNxM, start, start + layout.count)
             atoms[layout.key] = layout.from_stack(part)
@@ -207,6 +217,7 @@ def _layout(row: Row, target_norm: Any, *, per_head: bool, scale_floor: bool) ->
         permuted=tuple(row.shape[axis] for axis in permutation),
         batch=batch_shape,
         taps=len(tap_axes),
+        column_axes=len(column_axes),
         matrix=(rows, columns),
         gain=max(1.0, gain) if scale_floor else gain,
         target_norms=_over_batch(target_norm, batch_shape),

@@ -162,7 +162,10 @@ def orthogonalize(
         raise ValueError(f"polar dtype is {dtype!r}; possible: 'float32', 'bfloat16'.")
     if x.shape[-2] > x.shape[-1]:  # the Gram matrix shall be the smaller one
         return orthogonalize(x.mT, method, dtype, unroll).mT
-    x = normalized(x)
+    if method.start == "frobenius":
+        x = normalized(x)
+    else:  # the start finds the scale; here it only has to be one that squares bear
+        _, x = over_largest(x, (-2, -1))
     return _iterate(x, method, jnp.dtype(dtype), unroll) if method.coefficients else _svd(x)
 
 
@@ -230,7 +233,7 @@ def _turn(x: jax.Array, steps: Sequence[Any] | jax.Array, start: str = "frobeniu
 
 
 def _bound(square: jax.Array) -> jax.Array:
-    """Schatten-8 norm of X, (..., 1, 1), from A^2; 1 for zero. What A^2 overflows or loses is not seen: |X|_F <= 1."""
+    """Schatten-8 norm of X, (..., 1, 1), from A^2; 1 for zero."""
     norm = jnp.sqrt(jnp.sqrt(jnp.linalg.norm(square, axis=(-2, -1), keepdims=True)))
     return jnp.where(norm > 0, norm, 1)
 
