@@ -32,7 +32,7 @@ from big_vision_dual.lab.studies import dataset
 from big_vision_dual.lab.track import entries, race, rules
 from big_vision_dual.lab.track.space import Axis, Space, among, octaves
 from big_vision_dual.models import arch, init, norm_trees
-from big_vision_dual.train import losses, recipes
+from big_vision_dual.train import losses
 from big_vision_dual.train.data import arrays
 
 MASSES = {
@@ -42,6 +42,11 @@ MASSES = {
 """Of the balanced table: target norms are (mass, sensitivity 3 for query, key, value): 1, 1, 1, out 1, up 1, down 4."""
 SEEN = {"Bias": 0.125, "Scale": 0.125, "Dense_1/kernel": 2.0, "head/kernel": (64 / 10) ** 0.5}
 """A random input lies in the fan_out directions that a matrix sees with sqrt(fan_out / fan_in) of its length."""
+FOUND = {
+    "Bias": 1 / 64, "Scale": 1 / 64, "(query|key|value)/": 2 / 3, "Dense_1/kernel": 4.0, "embedding/kernel": 1 / 4,
+    "head/kernel": 2.5,
+}  # fmt: skip
+"""What the walk from `balanced` found."""
 ROLES = (
     ".*/(bias|scale)", ".*/(query|key)/kernel", ".*/value/kernel", ".*/out/kernel", ".*/Dense_0/kernel",
     ".*/Dense_1/kernel", "embedding/kernel", "head/kernel",
@@ -137,12 +142,11 @@ def recipe(base: entries.Config) -> entries.Entry:
     """What `balanced` found, with the switches of the dual architecture and a radius in place of decay."""
     constraint = {"kind": "radius", "radius": 100.0}
     fields = {
-        "norms": {"conventions": "well_normed", "masses": dict(recipes.MASSES), "blocks_mass": recipes.BLOCKS_MASS},
-        "model.scaling": dataclasses.asdict(arch.DUAL), "weight_constraint": constraint, "wd": 0.0,
+        **_norms(FOUND), "model.scaling": dataclasses.asdict(arch.DUAL), "weight_constraint": constraint, "wd": 0.0,
     }  # fmt: skip
     space = {
-        "lr": octaves(-1.9), "weight_constraint.radius": Axis(100.0), **_mass_axes(recipes.MASSES),
-        "norms.blocks_mass": Axis(recipes.BLOCKS_MASS), "optax.momentum": _STEP["optax.momentum"],
+        "lr": octaves(-1.9), "weight_constraint.radius": Axis(100.0), **_mass_axes(FOUND),
+        "norms.blocks_mass": Axis(4.0), "optax.momentum": _STEP["optax.momentum"],
         "model.scaling.attention_out": among(1 / 3, 1 / 3, 1.0),
         "model.scaling.attention_logits": among("inverse", "inverse", "rsqrt"),
         "schedule.warmup_percent": among(0.1, 0.05, 0.1, 0.2),
