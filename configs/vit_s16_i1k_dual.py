@@ -3,7 +3,7 @@
 Command: python -m big_vision_dual.train --config configs/vit_s16_i1k_dual.py --workdir gs://BUCKET/vit_s16_i1k_dual
          (vit_s16_i1k_dual.py:0.1 for the recipe of version 0.1: one mass for all atoms, momentum .95)
 Expected: about the baseline's time (docs/performance.md); result not yet run. Masses, radius, momentum and warm-up are
-those that won on small models (docs/track.md). lr is not tuned here: at a ninth of the digits' best an entry of a
+those that won on small models (docs/track.md). lr is not tuned here: at a twentieth of the digits' best an entry of a
 block's matrices moves by 2e-4 a step, as in recipes that train a ViT-S/16, and one of MLP-down by 8e-4 (docs/size.md).
 """
 
