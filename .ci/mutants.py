@@ -54,6 +54,7 @@ TARGETS = {  # file or folder of the package: its tests
     "lab/studies/grid.py": ("tests/lab/studies/test_grid.py",),
     "lab/studies/results.py": ("tests/lab/studies/test_results.py",),
 }
+_LEFT_OUT = "not every_leaf_of_a_vit"  # pytest's -k: takes minutes
 _SWAPPED = [
     (ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.In, ast.NotIn), (ast.Is, ast.IsNot),
     (ast.Add, ast.Sub), (ast.Mult, ast.Div), (ast.And, ast.Or),
@@ -268,7 +269,9 @@ def _silent() -> None:
 
 
 def _pytest(tests: list[str], *plugins: object) -> int:
-    return int(pytest.main([*tests, "-q", "-x", "-p", "no:cacheprovider", f"--rootdir={ROOT}"], list(plugins)))
+    return int(
+        pytest.main([*tests, "-q", "-x", "-k", _LEFT_OUT, "-p", "no:cacheprovider", f"--rootdir={ROOT}"], list(plugins))
+    )
 
 
 def equivalent() -> set[str]:
