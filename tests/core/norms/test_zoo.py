@@ -116,7 +116,7 @@ def test_masses_by_role_multiply_those_of_the_kind_in_any_order():
 
 def test_bad_configs_say_what_is_possible():
     model = dict(**SMALL)
-    with pytest.raises(ValueError, match=r"unknown model_name 'vitt'; possible: vit, .*dotted name"):
+    with pytest.raises(ValueError, match=r"unknown model_name 'vitt'; possible: vit, .*'package.module:Name'"):
         norm_trees.for_config(dict(VIT, model_name="vitt", model=model))
     with pytest.raises(norms.NormError, match=r"unknown keys \['mass'\]; possible: conventions, blocks_mass, masses"):
         norm_trees.for_config(dict(**VIT, model=model, norms=dict(mass=3)))
