@@ -27,7 +27,7 @@ HELD_OUT = ("[:90%]", "[90%:]")  # of the training split: what a rate is tuned o
 _EXTENSIONS = 2  # octaves that a constraint's grid may grow by, while its best rate is at the edge
 
 FACTORS = {"width": 8, "depth": 8, "steps": 4}
-GRID = {"lr": tuple(2.0**x for x in (-6, -5, -4, -3)), "weight_constraint.radius": (5.0, 20.0, 80.0)}
+GRID = {"lr": tuple(2.0**x for x in (-5, -4, -3, -2)), "weight_constraint.radius": (10.0, 30.0, 90.0)}
 
 
 @dataclasses.dataclass(frozen=True)
