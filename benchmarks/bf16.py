@@ -13,6 +13,7 @@ dtypes, so many seeds each.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -27,16 +28,23 @@ from big_vision_dual.lab.studies.program import Program
 from big_vision_dual.lab.studies.results import Results
 from big_vision_dual.train import recipes
 
-METHODS = ("newton_schulz_6", "polar_express", "muon_5")
-IN_FLOAT32 = (0, 1, 2, 3, 4)  # of the iterations, the first
+IN_FLOAT32 = {"newton_schulz_6": (0, 1, 2, 3), "polar_express": (0,), "muon_5": (0,), "schatten_4": (0,),
+              "schatten_5": (0,)}  # fmt: skip
+"""{method: how many of its iterations, the first, run in float32}."""
+NAMES = {
+    f"{method}, {count} in float32" if count else method: (polar.get(method), count)
+    for method, counts in IN_FLOAT32.items()
+    for count in counts
+}
 
 
-def orthogonalized(x: jax.Array, coefficients: polar.Coefficients, exact: int) -> jax.Array:
+def orthogonalized(x: jax.Array, method: polar.Polar, exact: int) -> jax.Array:
     """The polar factor with the first `exact` iterations in float32 and the others in bfloat16."""
+    if not exact:
+        return polar.orthogonalize(x, method, "bfloat16")
     x = polar.normalized(x)
-    for dtype, part in ((jnp.float32, coefficients[:exact]), (jnp.bfloat16, coefficients[exact:])):
-        if part:
-            x = polar._iterate(x, part, jnp.dtype(dtype), 1)
+    for dtype, part in ((jnp.float32, method.coefficients[:exact]), (jnp.bfloat16, method.coefficients[exact:])):
+        x = polar._iterate(x, dataclasses.replace(method, coefficients=part), jnp.dtype(dtype), 1)
     return x
 
 
@@ -46,13 +54,10 @@ def errors(x: jax.Array) -> dict[str, jax.Array]:
     x = x.mT if x.shape[-2] > x.shape[-1] else x
     singular = jnp.linalg.svd(x, compute_uv=False)
     found = {"stable rank": jnp.sum(singular**2, -1) / singular[:, 0] ** 2}
-    for method in METHODS:
-        coefficients = polar.get(method).coefficients
-        exact = orthogonalized(x, coefficients, len(coefficients))
-        size = jnp.linalg.norm(exact, axis=(-2, -1))
-        for count in IN_FLOAT32:
-            off = jnp.linalg.norm(orthogonalized(x, coefficients, count) - exact, axis=(-2, -1))
-            found[f"{method}, {count} in float32"] = off / size
+    for name, (method, count) in NAMES.items():
+        exact = polar.orthogonalize(x, method, "float32")
+        off = jnp.linalg.norm(orthogonalized(x, method, count) - exact, axis=(-2, -1))
+        found[name] = off / jnp.linalg.norm(exact, axis=(-2, -1))
     return found
 
 
@@ -109,9 +114,9 @@ def main() -> None:
         own = [row for row in rows if row["step"] == step]
         ranks = np.array([row["stable rank"] for row in own])
         print(f"step {step}: {len(own)} matrices, stable rank {np.median(ranks):.1f} (from {ranks.min():.1f})")
-        for method in METHODS:
-            of_method = (np.array([row[f"{method}, {count} in float32"] for row in own]) for count in IN_FLOAT32)
-            print(f"  {method}:", ", ".join(f"{np.median(x):.3f} (to {x.max():.3f})" for x in of_method))
+        for name in NAMES:
+            values = np.array([row[name] for row in own])
+            print(f"  {name}: {np.median(values):.3f} (to {values.max():.3f})")
 
 
 if __name__ == "__main__":

@@ -189,18 +189,17 @@ def _constraints(args: argparse.Namespace, base: dict, results, console: Console
 def _radius(args: argparse.Namespace, base: dict, results, console: Console) -> None:
     from big_vision_dual.lab.studies import constraint
 
-    sizes = constraint.transfer(base, args.seeds, results)
-    lrs, radii = constraint.GRID["lr"], constraint.GRID["weight_constraint.radius"]
-    view = Table("size", "lr", *(f"R = {radius:g}" for radius in radii), "the base's best, above this size's",
-                 caption="training loss, mean of seeds; *: the lowest of a size")  # fmt: skip
-    for each in sizes:
-        regret = each.regret(sizes[0].best)
-        for index, lr in enumerate(lrs):
-            losses = [
-                f"{loss:.3f}{'*' if (index, at) == each.best else ''}"
-                for at, loss in enumerate(each.loss_LxRxS[index].mean(1))
-            ]
-            view.add_row(each.name, f"2^{math.log2(lr):.0f}", *losses, "" if index else _mean(regret))
+    found = constraint.transfer(base, args.seeds, results)
+    view = Table("lr", *(f"R = {radius:g}" for radius in constraint.RADII), title="training loss at the base's size")
+    for lr in constraint.LRS:
+        losses = (_mean(found.base[lr, radius]) for radius in constraint.RADII)
+        view.add_row(f"2^{math.log2(lr):.0f}", *losses)
+    console.print(view)
+    lr, radius = found.best
+    view = Table("size", *constraint.NEIGHBOURS, "the best above the lowest",
+                 title=f"around the base's best, lr 2^{math.log2(lr):.0f}, R {radius:g}")  # fmt: skip
+    for name, losses in found.grown.items():
+        view.add_row(name, *map(_mean, losses.values()), _mean(found.regret(name)))
     console.print(view)
 
 

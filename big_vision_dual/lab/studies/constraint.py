@@ -6,6 +6,7 @@ Both train as the recipes do (setting `dualize_recipe`), in horizons that decay 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,9 @@ HELD_OUT = ("[:90%]", "[90%:]")  # of the training split: what a rate is tuned o
 _EXTENSIONS = 2  # octaves that a constraint's grid may grow by, while its best rate is at the edge
 
 FACTORS = {"width": 8, "depth": 8, "steps": 4}
-GRID = {"lr": tuple(2.0**x for x in (-5, -4, -3, -2)), "weight_constraint.radius": (10.0, 30.0, 90.0)}
+LRS, RADII = tuple(2.0**x for x in (-5, -4, -3, -2)), (10.0, 30.0, 90.0)
+NEIGHBOURS = {"the best": (1, 1), "lr / 2": (0.5, 1), "2 lr": (2, 1), "R / 3": (1, 1 / 3), "3 R": (1, 3)}
+"""{name: factors on the learning rate and the radius that are best at the base's size}."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,48 +104,64 @@ def _number(record: Record, what: str) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """The grid of learning rates and radii at one size. loss_LxRxS: training losses, inf where a run diverged."""
+class Transfer:
+    """losses at the base's size by (lr, radius), and at each larger size by `NEIGHBOURS`; training losses of S seeds.
 
-    name: str
-    loss_LxRxS: np.ndarray
+    Those of runs that diverged are inf.
+    """
+
+    base: Mapping[tuple[float, float], np.ndarray]
+    grown: Mapping[str, Mapping[str, np.ndarray]]
 
     @property
-    def best(self) -> tuple[int, int]:
-        """Indices of the learning rate and the radius with the lowest mean loss."""
-        mean_LxR = self.loss_LxRxS.mean(axis=2)
-        at = np.unravel_index(int(np.argmin(mean_LxR)), mean_LxR.shape)
-        return int(at[0]), int(at[1])
+    def best(self) -> tuple[float, float]:
+        """(lr, radius) of the lowest mean loss at the base's size."""
+        return min(self.base, key=lambda point: self.base[point].mean())
 
-    def regret(self, at: tuple[int, int]) -> np.ndarray:
-        """(S,): by how much the loss at these indices is above the best's."""
-        return self.loss_LxRxS[at] - self.loss_LxRxS[self.best]
+    def regret(self, size: str) -> np.ndarray:
+        """(S,): by how much the base's best is above the lowest of itself and its neighbours at another size."""
+        losses = self.grown[size]
+        return losses["the best"] - min(losses.values(), key=np.mean)
 
 
-def transfer(base: Mapping[str, Any], seeds: int, results: Results) -> list[Size]:
-    """The grid at the base's size, then at each of `FACTORS` times its width, depth and steps. One seed at a time."""
-    grids = {
-        name: grid.replace(settings.apply(SETTING, config), {"wd": 0.0, "weight_constraint.kind": "radius"})
-        for name, config in sized(base).items()
+def transfer(base: Mapping[str, Any], seeds: int, results: Results) -> Transfer:
+    """A grid of rates and radii at the base's size; its best and neighbours at `FACTORS` times width, depth, steps."""
+    sizes = sized(base)
+    points = list(itertools.product(LRS, RADII))
+    at_base = Transfer(_losses(base, "base", points, range(seeds), results), {})
+    lr, radius = at_base.best
+    near = {name: (lr * of_lr, radius * of_radius) for name, (of_lr, of_radius) in NEIGHBOURS.items()}
+    parts = [
+        {size: _losses(config, size, list(near.values()), [seed], results) for size, config in sizes.items()}
+        for seed in range(seeds)  # one after another: what an interrupted study has is whole seeds
+    ]
+    grown = {
+        size: {name: np.concatenate([part[size][point] for part in parts]) for name, point in near.items()}
+        for size in sizes
     }
-    lrs, radii = GRID["lr"], GRID["weight_constraint.radius"]
-    losses = {name: np.full((len(lrs), len(radii), seeds), np.inf) for name in grids}
-    for seed in range(seeds):
-        for name, config in grids.items():
-            trials = grid.product(config, {**GRID, "seed": [seed]}, point={"size": name})
-            values = [_number(record, "train_loss") for record in sweep.run(trials, results)[0]]
-            losses[name][..., seed] = np.reshape(values, (len(lrs), len(radii)))
-    return [Size(name, values) for name, values in losses.items()]
+    return Transfer(at_base.base, grown)
+
+
+def _losses(
+    base: Mapping[str, Any], size: str, points: Sequence[tuple[float, float]], seeds: Sequence[int], results: Results
+) -> dict[tuple[float, float], np.ndarray]:
+    """{(lr, radius): training losses (S,)}."""
+    trials = []
+    for lr, radius in points:
+        fields = {"wd": 0.0, "lr": lr, "weight_constraint": {"kind": "radius", "radius": radius}}
+        config = grid.replace(settings.apply(SETTING, base), fields)
+        trials += grid.product(config, {"seed": seeds}, point={"size": size, "lr": lr, "radius": radius})
+    values = [_number(record, "train_loss") for record in sweep.run(trials, results)[0]]
+    return dict(zip(points, np.reshape(values, (len(points), len(seeds))), strict=True))
 
 
 def sized(base: Mapping[str, Any]) -> dict[str, grid.Config]:
-    """{name: config}: the base, and it grown along one axis at a time."""
+    """{name: the base grown along one axis}."""
     fields = {axis: "total_steps" if axis == "steps" else lr_transfer.field(base, axis) for axis in FACTORS}
-    grown = {
+    return {
         f"{axis} x {factor}": grid.replace(base, {fields[axis]: factor * grid.get(base, fields[axis])})
         for axis, factor in FACTORS.items()
     }
-    return {"base": dict(base), **grown}
 
 
 def difference(best: Best, reference: Best) -> tuple[fit.Interval, fit.Interval]:

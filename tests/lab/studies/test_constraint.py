@@ -73,17 +73,19 @@ def test_a_split_that_is_a_part_cannot_be_held_out_of():
         constraint.at_their_best(grid.replace(BASE, {"input.data.split": "train[:50%]"}), 2, None)
 
 
-def test_the_grid_of_rates_and_radii_at_four_sizes(runs):
-    sizes = constraint.transfer(BASE, 2, None)
-    assert [size.name for size in sizes] == ["base", "width x 8", "depth x 8", "steps x 4"]
-    shapes = {(t.config["model"]["width"], t.config["model"]["depth"], t.config["total_steps"]) for t in runs}
-    assert shapes == {(8, 1, 20), (64, 1, 20), (8, 8, 20), (8, 1, 80)}
-    assert len(runs) == 4 * 4 * 3 * 2
-    assert {t.config["weight_constraint"]["radius"] for t in runs} == set(constraint.GRID["weight_constraint.radius"])
-    base, longer = sizes[0], sizes[-1]
-    assert base.best == (2, 0)
-    assert longer.best == (2, 2)
-    np.testing.assert_allclose(longer.regret(base.best), 0.8)
+def test_the_grid_at_the_base_and_its_best_with_neighbours_at_larger_sizes(runs):
+    found = constraint.transfer(BASE, 2, None)
+    assert found.best == (2**-3, 10)
+    at_base = [t for t in runs if t.point["size"] == "base"]
+    assert len(at_base) == len(constraint.LRS) * len(constraint.RADII) * 2
+    shapes = {
+        t.point["size"]: (t.config["model"]["width"], t.config["model"]["depth"], t.config["total_steps"]) for t in runs
+    }
+    assert shapes == {"base": (8, 1, 20), "width x 8": (64, 1, 20), "depth x 8": (8, 8, 20), "steps x 4": (8, 1, 80)}
+    asked = {(t.config["lr"], t.config["weight_constraint"]["radius"]) for t in runs if t.point["size"] == "depth x 8"}
+    assert asked == {(2**-3, 10), (2**-4, 10), (2**-2, 10), (2**-3, 10 / 3), (2**-3, 30)}
+    np.testing.assert_allclose(found.regret("depth x 8"), 0)
+    np.testing.assert_allclose(found.regret("steps x 4"), 0.2)  # where 3 R is better
 
 
 def test_an_own_norm_hyperball_keeps_the_promise_better_than_nothing(tmp_path, monkeypatch):
