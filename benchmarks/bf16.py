@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -28,23 +29,18 @@ from big_vision_dual.lab.studies.program import Program
 from big_vision_dual.lab.studies.results import Results
 from big_vision_dual.train import recipes
 
-IN_FLOAT32 = {"newton_schulz_6": (0, 1, 2, 3), "polar_express": (0,), "muon_5": (0,), "schatten_4": (0,),
-              "schatten_5": (0,)}  # fmt: skip
-"""{method: how many of its iterations, the first, run in float32}."""
+METHODS, IN_FLOAT32 = ("newton_schulz_6", "polar_express", "muon_5"), range(5)  # of its iterations, the first
 NAMES = {
-    f"{method}, {count} in float32" if count else method: (polar.get(method), count)
-    for method, counts in IN_FLOAT32.items()
-    for count in counts
+    f"{method}, {count} in float32": (polar.get(method), count)
+    for method, count in itertools.product(METHODS, IN_FLOAT32)
 }
 
 
 def orthogonalized(x: jax.Array, method: polar.Polar, exact: int) -> jax.Array:
     """The polar factor with the first `exact` iterations in float32 and the others in bfloat16."""
-    if not exact:
-        return polar.orthogonalize(x, method, "bfloat16")
     x = polar.normalized(x)
     for dtype, part in ((jnp.float32, method.coefficients[:exact]), (jnp.bfloat16, method.coefficients[exact:])):
-        x = polar._iterate(x, dataclasses.replace(method, coefficients=part), jnp.dtype(dtype), 1)
+        x = polar._iterate(x, dataclasses.replace(method, coefficients=part), jnp.dtype(dtype), 1) if part else x
     return x
 
 

@@ -157,11 +157,13 @@ def _size(args: argparse.Namespace, base: dict, results, console: Console) -> pa
     from big_vision_dual.lab.studies import size
 
     runs = size.run(base, args.seeds, results, _chosen(args, size.CONSTRAINTS))
-    view = Table("table", "constraint", "kernels: measured / predicted", "vectors", "training loss", "accuracy")
+    view = Table("table", "constraint", "kernels: measured / predicted", "vectors", "head, predicted", "last gain",
+                 "training loss", "accuracy")  # fmt: skip
     for (table, constraint), (sizes, records) in runs.items():
         misses = (f"{m[1]:.2f} ({m[0]:.2f} .. {m[2]:.2f})" for m in map(sizes.miss, _PARAMETERS))
         loss, accuracy = (f"{sum(r['result'][n] for r in records) / len(records):.3f}" for n in _RESULTS)
-        view.add_row(table, constraint, *misses, loss, accuracy)
+        head, gain = "{:.2f}, {:.2f}".format(*sizes.end("head/kernel")), f"{sizes.end(_LAST_GAIN)[0]:.1f}"
+        view.add_row(table, constraint, *misses, head, gain, loss, accuracy)
     console.print(view)
     picture = args.out / "size.png"
     bisect_plot.sizes({f"{table}, {constraint}": sizes for (table, constraint), (sizes, _) in runs.items()}, picture)
@@ -227,6 +229,7 @@ def _mean(values_S) -> str:
     return f"{values_S.mean():.3f} ± {values_S.std(ddof=1):.3f}"
 
 
+_LAST_GAIN = "Transformer/encoder_norm/scale"
 _PARAMETERS, _RESULTS = (("kernel",), ("bias", "scale")), ("train_loss", "val_accuracy")
 _STUDIES = {"standard": _one_at_a_time, "dual": _one_at_a_time, "muon": _one_at_a_time, "factorial": _factorial,
             "shares": _shares, "growth": _growth, "size": _size, "constraints": _constraints, "radius": _radius,

@@ -1,6 +1,7 @@
 """What each constraint does at its own best learning rate, and whether the best (lr, radius) stays as training grows.
 
-Both train as the recipes do (setting `dualize_recipe`), in horizons that decay can be seen in: thousands of steps.
+Both train as the ViT recipes do (setting `dualize_recipe`), but with masses of their own, in horizons that decay can be
+seen in: thousands of steps.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ import numpy as np
 from big_vision_dual.lab.studies import fit, grid, lr_transfer, settings, size, sweep
 from big_vision_dual.lab.studies.results import Record, Results
 
-SETTING = "dualize_recipe"
+MASSES = {
+    "Bias": 1 / 64, "Scale": 1 / 64, "(query|key|value)/": 2 / 3, "Dense_1/kernel": 4.0, "embedding/kernel": 1 / 4,
+    "head/kernel": 5 / 2,
+}  # fmt: skip
+"""Of all runs, whatever the recipes' are: what was found (docs/size.md) can be run again."""
 CONSTRAINTS: dict[str, dict[str, Any]] = {
     "none": size.CONSTRAINTS["none"],
     **size.CONSTRAINTS,
@@ -27,8 +32,8 @@ LOG2_LRS = (-6, -5, -4, -3, -2)
 HELD_OUT = ("[:90%]", "[90%:]")  # of the training split: what a rate is tuned on
 _EXTENSIONS = 2  # octaves that a constraint's grid may grow by, while its best rate is at the edge
 
-FACTORS = {"width": 8, "depth": 8, "steps": 4}
-LRS, RADII = tuple(2.0**x for x in (-5, -4, -3, -2)), (10.0, 30.0, 90.0)
+FACTORS = {"steps": 4, "depth": 8, "width": 8}
+LRS, RADII = tuple(2.0**x for x in (-4, -3, -2)), (10.0, 30.0, 90.0)
 NEIGHBOURS = {"the best": (1, 1), "lr / 2": (0.5, 1), "2 lr": (2, 1), "R / 3": (1, 1 / 3), "3 R": (1, 3)}
 """{name: factors on the learning rate and the radius that are best at the base's size}."""
 
@@ -77,8 +82,12 @@ def at_their_best(
 
 
 def _trials(base: Mapping[str, Any], name: str, log2_lrs: Sequence[int], seeds: Sequence[int]) -> list[grid.Trial]:
-    config = grid.replace(settings.apply(SETTING, base), CONSTRAINTS[name])
+    config = _config(base, CONSTRAINTS[name])
     return grid.product(config, {"lr": [2.0**x for x in log2_lrs], "seed": seeds}, point={"constraint": name})
+
+
+def _config(base: Mapping[str, Any], fields: Mapping[str, Any]) -> grid.Config:
+    return grid.replace(settings.apply("dualize_recipe", base), {"norms.masses": MASSES, **fields})
 
 
 def _held_out(base: Mapping[str, Any]) -> grid.Config:
@@ -149,7 +158,7 @@ def _losses(
     trials = []
     for lr, radius in points:
         fields = {"wd": 0.0, "lr": lr, "weight_constraint": {"kind": "radius", "radius": radius}}
-        config = grid.replace(settings.apply(SETTING, base), fields)
+        config = _config(base, fields)
         trials += grid.product(config, {"seed": seeds}, point={"size": size, "lr": lr, "radius": radius})
     values = [_number(record, "train_loss") for record in sweep.run(trials, results)[0]]
     return dict(zip(points, np.reshape(values, (len(points), len(seeds))), strict=True))

@@ -63,6 +63,11 @@ class Sizes:
         last_E = np.log(self.measured_SxTxE[:, -1]).mean(axis=0) - np.log(self.predicted_TxE[-1])
         return tuple(float(np.exp(f(last_E[chosen]))) for f in (np.min, np.median, np.max))  # type: ignore[return-value]
 
+    def end(self, key: str) -> tuple[float, float]:
+        """(measured, predicted) at the last step, of an atom without layers; measured: mean over seeds."""
+        index = self.entries.index((key, None))
+        return float(self.measured_SxTxE[:, -1, index].mean()), float(self.predicted_TxE[-1, index])
+
 
 def config_of(base: Mapping[str, Any], table: str, constraint: str) -> grid.Config:
     """A run of the study; the first attempt's mean over tokens weighs as over 196, where the base does not scale."""

@@ -45,6 +45,7 @@ def test_a_run_that_goes_as_predicted_misses_by_1(monkeypatch):
     monkeypatch.setattr(sweep, "run", run)
     held = size.run(BASE, 2, None, ["hyperball"])[("well_normed", "hyperball")][0]  # type: ignore[arg-type]
     assert held.miss(("kernel",)) == pytest.approx((1, 1, 1))
+    assert held.end("head/kernel") == pytest.approx((1, 1))
     assert held.measured_SxTxE.shape == (2, 20, len(held.entries))
     least, _, largest = size.run(BASE, 2, None, ["none"])[("first_attempt", "none")][0].miss(("kernel",))  # type: ignore[arg-type]
     assert least < 0.8 < largest < 1.001  # nothing grew, and the last block was predicted to
