@@ -176,14 +176,14 @@ def _constraints(args: argparse.Namespace, base: dict, results, console: Console
     found = constraint.at_their_best(base, args.seeds, results, _chosen(args, constraint.CONSTRAINTS))
     first, reference = next(iter(found.items()))
     view = Table("constraint", "best log2 lr", "training loss", f"change from {first}", "test loss", "accuracy",
-                 f"change from {first}",
+                 f"change from {first}", "l2 norm, end / start",
                  caption=f"means ± standard deviations of {args.seeds} fresh seeds; changes paired, 95 % t interval; "
                  "*: the best rate is at the edge of the grid")  # fmt: skip
     for name, each in found.items():
         loss, accuracy = constraint.difference(each, reference)
         view.add_row(
             name, f"{each.log2_lr}{'*' if each.at_edge else ''}", _mean(each.loss_S), _three(loss),
-            _mean(each.test_loss_S), _mean(each.accuracy_S), _three(accuracy),
+            _mean(each.test_loss_S), _mean(each.accuracy_S), _three(accuracy), f"{each.growth_S.mean():.2f}",
         )  # fmt: skip
     console.print(view)
 

@@ -38,7 +38,15 @@ def _result(trial: grid.Trial) -> dict[str, Any]:
     radius = (trial.config.get("weight_constraint") or {}).get("radius")
     if trial.config["total_steps"] == 80:  # four times the steps
         loss += abs((radius or 0) - 90) / 100
-    return {"train_loss": loss, "val_loss": loss, "val_accuracy": 1 / (2 + loss), "finite": bool(log2_lr < 0)}
+    start = {"l2_params": 2.0}
+    return {
+        "start": start,
+        "l2_params": 3.0,
+        "train_loss": loss,
+        "val_loss": loss,
+        "val_accuracy": 1 / (2 + loss),
+        "finite": bool(log2_lr < 0),
+    }
 
 
 def test_rates_are_tuned_on_held_out_images_of_one_seed_and_judged_on_others(runs):
@@ -51,6 +59,7 @@ def test_rates_are_tuned_on_held_out_images_of_one_seed_and_judged_on_others(run
     assert {(t.config["evals"]["val"]["data"]["split"], t.config["lr"]) for t in judged} == {("test", 2**-3)}
     assert [t.config["seed"] for t in judged] == [1, 2, 3, 1, 2, 3]
     np.testing.assert_allclose(found["radius 25"].loss_S, [1.1, 1.2, 1.3])
+    np.testing.assert_allclose(found["none"].growth_S, 1.5)
     loss, _ = constraint.difference(found["radius 25"], found["none"])
     assert loss.value == pytest.approx(0)
 
@@ -83,7 +92,7 @@ def test_the_grid_at_the_base_and_its_best_with_neighbours_at_larger_sizes(runs)
     }
     assert shapes == {"base": (8, 1, 20), "width x 8": (64, 1, 20), "depth x 8": (8, 8, 20), "steps x 4": (8, 1, 80)}
     asked = {(t.config["lr"], t.config["weight_constraint"]["radius"]) for t in runs if t.point["size"] == "depth x 8"}
-    assert asked == {(2**-3, 10), (2**-4, 10), (2**-2, 10), (2**-3, 10 / 3), (2**-3, 30)}
+    assert asked == {(2**-3, 10), (2**-4, 10), (2**-2, 10), (2**-3, 10 * (1 / 3)), (2**-3, 30)}
     np.testing.assert_allclose(found.regret("depth x 8"), 0)
     np.testing.assert_allclose(found.regret("steps x 4"), 0.2)  # where 3 R is better
 
