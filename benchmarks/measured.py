@@ -2,6 +2,7 @@
 
     python benchmarks/measured.py                     # five models, about 3 minutes
     python benchmarks/measured.py --cost vit_s16_i1k_dual   # seconds and memory for one recipe
+    python benchmarks/measured.py --directions [--text FILE]   # random against gradients', models and data of the race
 
 Writes benchmarks/results/measured.json and docs/figures/measured.png. Every atom of each model at initialization, on
 random inputs; declared is the table's sensitivity, a bound on the change of the output per unit step.
@@ -20,12 +21,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import matplotlib
+import measured_race
 import numpy as np
 from flax import nnx
 
 import big_vision_dual as bvd
 from big_vision_dual import models
 from big_vision_dual.core import files, measured
+from big_vision_dual.lab.studies import dataset, target_norms
 from big_vision_dual.models import init, norm_trees
 from big_vision_dual.train import recipes
 
@@ -121,22 +124,44 @@ def ratios(subject: Subject) -> dict[str, float]:
     """{row key: measured / declared}, the larger of random directions, the largest over tokens and batch."""
     apply, params, batch, table = subject
     found = measured.measure(apply, params, batch, key=jax.random.key(0), atoms=table, directions=2)
-    rows = table.by_key()
-    return {
-        key: float(np.max(np.asarray(value) / np.asarray(rows[key].sensitivity)))
-        for key, value in found.amplification().items()
-        if np.all(np.asarray(rows[key].sensitivity) > 0)
-    }
+    return _over_declared(found.amplification(), table)
+
+
+def _over_declared(amplification: Mapping[str, np.ndarray], table: bvd.TargetNormTable) -> dict[str, float]:
+    """{row key: measured / declared}, of stacked layers the largest; without rows that declare 0."""
+    declared = {row.key: np.asarray(row.sensitivity) for row in table.rows if np.all(np.asarray(row.sensitivity) > 0)}
+    return {key: float(np.max(np.asarray(amplification[key]) / value)) for key, value in declared.items()}
+
+
+def directions(text: str) -> dict[str, dict[str, dict[str, float]]]:
+    """{model: {random, gradient: {atom: measured / declared}}}: the race's models, on their data, at initialization."""
+    found = {}
+    for name, task in measured_race.TASKS.items():
+        config = task(text).config
+        model, table = models.of(config), norm_trees.build(config)
+        apply, loss, (batch,) = target_norms.Subject.of(config, model, dataset.training(config))
+        params = jax.jit(lambda config=config, model=model: init.params(config, model, 0))()
+        made = measured.measure(apply, params, batch, key=jax.random.key(0), atoms=table, loss=loss)
+        found[name] = {along: _over_declared(made.amplification(along), table) for along in ("random", "gradient")}
+    return found
 
 
 def cost(recipe: str) -> dict[str, float]:
-    """Seconds to compile and to measure one direction, and the peak memory of the process in GiB."""
-    subject, started = of_config(recipes.load(recipe).to_dict()), time.monotonic()
+    """Seconds of wall and CPU to compile and to measure one direction, and the peak memory of the process in GiB."""
+    subject, started, began = of_config(recipes.load(recipe).to_dict()), time.monotonic(), time.process_time()
     apply, params, batch, table = subject
     first = measured.measure(apply, params, batch, key=jax.random.key(0), atoms=table, directions=1, at_once=1)
-    seconds = time.monotonic() - started
+    seconds, busy = time.monotonic() - started, time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"atoms": len(first.table.rows), "examples": EXAMPLES, "seconds": seconds, "peak_GiB": peak}
+    atoms = len(first.table.rows)
+    return {"atoms": atoms, "examples": EXAMPLES, "seconds": seconds, "cpu_seconds": busy, "peak_GiB": peak}
+
+
+def _summary(values: Mapping[str, float]) -> str:
+    order = sorted(values, key=lambda key: values[key])
+    near = sum(1 / 4 <= value <= 4 for value in values.values())
+    ends = " to ".join(f"{values[key]:.3g} ({key})" for key in (order[0], order[-1]))
+    return f"{near} of {len(values)} atoms within a factor of 4, median {np.median(list(values.values())):.3g}, {ends}"
 
 
 def draw(found: Mapping[str, Mapping[str, float]]) -> None:
@@ -156,18 +181,23 @@ def draw(found: Mapping[str, Mapping[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cost", help="a recipe to measure the cost of")
+    parser.add_argument("--directions", action="store_true", help="compare random directions with gradients'")
+    parser.add_argument("--text", default="", help="of the Mamba; Python's own help texts without it")
     given = parser.parse_args()
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if given.cost:
         known.setdefault("cost", {})[given.cost] = cost(given.cost)
         print(known["cost"][given.cost])
+    elif given.directions:
+        known["directions"] = directions(given.text)
+        for name, kinds in known["directions"].items():
+            for along, values in kinds.items():
+                print(f"{name}, {along}: {_summary(values)}")
     else:
         known["ratios"] = {name: ratios(make()) for name, make in SUBJECTS.items()}
         draw(known["ratios"])
         for name, values in known["ratios"].items():
-            order = sorted(values, key=lambda key: values[key])
-            print(f"{name}: {len(values)} atoms, ratios {values[order[0]]:.3g} ({order[0]}) to {values[order[-1]]:.3g}"
-                  f" ({order[-1]}), median {np.median(list(values.values())):.3g}")  # fmt: skip
+            print(f"{name}: {_summary(values)}")
     files.write_json(RESULTS, known)
 
 
