@@ -3,6 +3,7 @@
     python benchmarks/measured.py                     # five models, about 3 minutes
     python benchmarks/measured.py --cost vit_s16_i1k_dual   # seconds and memory for one recipe
     python benchmarks/measured.py --directions [--text FILE]   # random against gradients', models and data of the race
+    python benchmarks/measured.py --steps              # AdamW's, Muon's and our real steps, of the race's ViT
 
 Writes benchmarks/results/measured.json and docs/figures/measured.png. Every atom of each model at initialization, on
 random inputs; declared is the table's sensitivity, a bound on the change of the output per unit step.
@@ -28,7 +29,7 @@ from flax import nnx
 import big_vision_dual as bvd
 from big_vision_dual import models
 from big_vision_dual.core import files, measured
-from big_vision_dual.lab.studies import dataset, target_norms
+from big_vision_dual.lab.studies import dataset, grid, measuring, settings, target_norms
 from big_vision_dual.models import init, norm_trees
 from big_vision_dual.train import recipes
 
@@ -50,9 +51,9 @@ class Subject(NamedTuple):
     table: bvd.TargetNormTable
 
 
-def of_config(config: Mapping[str, Any]) -> Subject:
+def of_config(config: Mapping[str, Any], examples: int = EXAMPLES) -> Subject:
     """A model of ours, on random images or tokens."""
-    model, shape = models.of(config), (EXAMPLES, *config["input_shape"])
+    model, shape = models.of(config), (examples, *config["input_shape"])
     rng = np.random.default_rng(0)
     tokens = init.of_tokens(config)
     batch = rng.integers(0, config["num_classes"], shape) if tokens else rng.uniform(-1, 1, shape).astype(np.float32)
@@ -146,15 +147,34 @@ def directions(text: str) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
+def steps(at: int = 100) -> dict[str, dict[str, float]]:
+    """{optimizer: {atom: its share of the output's change over its share of the mass}} in one update of the ViT.
+
+    The masses are equal, the learning rates about the best ones (AdamW's not tuned).
+    """
+    task = measured_race.TASKS["vit"]("")
+    adamw = grid.replace(settings.apply("adamw_dual", task.config), {"lr": 2.0**-8, "norms": task.config["norms"]})
+    made = {
+        "AdamW": adamw,
+        "Muon": grid.replace(measured_race.muon(task.config), {"lr": 2.0**-6, "optax.fallback_scale": 1 / 8}),
+        "well-normed": grid.replace(task.config, {"lr": 2.0**-4}),
+    }
+    return {
+        name: {share.name: share.ratio for share in measuring.step_shares(config, at=at, factor=4.0)}
+        for name, config in made.items()
+    }
+
+
 def cost(recipe: str) -> dict[str, float]:
-    """Seconds of wall and CPU to compile and to measure one direction, and the peak memory of the process in GiB."""
-    subject, started, began = of_config(recipes.load(recipe).to_dict()), time.monotonic(), time.process_time()
+    """Seconds of wall and CPU to compile and to measure one direction on one example, and the peak memory in GiB."""
+    subject = of_config(recipes.load(recipe).to_dict(), examples=1)
+    started, began = time.monotonic(), time.process_time()
     apply, params, batch, table = subject
     first = measured.measure(apply, params, batch, key=jax.random.key(0), atoms=table, directions=1, at_once=1)
     seconds, busy = time.monotonic() - started, time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     atoms = len(first.table.rows)
-    return {"atoms": atoms, "examples": EXAMPLES, "seconds": seconds, "cpu_seconds": busy, "peak_GiB": peak}
+    return {"atoms": atoms, "examples": 1, "seconds": seconds, "cpu_seconds": busy, "peak_GiB": peak}
 
 
 def _summary(values: Mapping[str, float]) -> str:
@@ -181,6 +201,7 @@ def draw(found: Mapping[str, Mapping[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cost", help="a recipe to measure the cost of")
+    parser.add_argument("--steps", action="store_true", help="how far atoms move the output in real steps")
     parser.add_argument("--directions", action="store_true", help="compare random directions with gradients'")
     parser.add_argument("--text", default="", help="of the Mamba; Python's own help texts without it")
     given = parser.parse_args()
@@ -188,6 +209,11 @@ def main() -> None:
     if given.cost:
         known.setdefault("cost", {})[given.cost] = cost(given.cost)
         print(known["cost"][given.cost])
+    elif given.steps:
+        known["steps"] = steps()
+        for name, values in known["steps"].items():
+            print(f"{name}: {_summary(values)}")
+            print("  largest", ", ".join(f"{key} {value:.3g}" for key, value in list(values.items())[:6]))
     elif given.directions:
         known["directions"] = directions(given.text)
         for name, kinds in known["directions"].items():

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import statistics
@@ -152,7 +153,8 @@ def race(task: Task, names: Sequence[str]) -> None:
         found[name] = best, run(final)
         print(name, best, [record["result"]["val_loss"] for record in found[name][1]], flush=True)
     rows = {name: {**best, **summary(records)} for name, (best, records) in found.items()}
-    files.write_json(KEPT / f"{task.name}.json", rows)
+    summaries = KEPT / f"{task.name}.json"
+    files.write_json(summaries, (json.loads(summaries.read_text()) if summaries.exists() else {}) | rows)
     view = Table("table", "best lr", *LOSSES, title=f"{task.name}: mean ± sigma of {len(SEEDS)} seeds")
     for name, row in rows.items():
         adam = f", Adam at {row['optax.fallback_scale']:g} of it" if "optax.fallback_scale" in row else ""
@@ -173,13 +175,13 @@ def summary(records: Sequence[Record]) -> dict[str, str]:
     }
 
 
-SIZES = {"width": (16, 32, 64, 128), "depth": (1, 2, 4, 8)}
+SIZES = {"width": (8, 16, 32, 64), "depth": (1, 2, 4, 8)}
 
 
 def transfer(axis: str) -> None:
     """Sweeps declared and measured tables over sizes, prints optima and drift, draws both."""
     base = grid.replace(recipes.load("study_vit").to_dict(), {
-        "model.width": 32, "model.depth": 2, "input.batch_size": 16, "total_steps": 200
+        "model.width": 16, "model.depth": 2, "model.num_heads": 2, "input.batch_size": 16, "total_steps": 200
     })  # fmt: skip
     results, panels = Results(KEPT / f"transfer_{axis}.jsonl"), {}
     for name, conventions in {"declared": "well_normed", "measured": "measured"}.items():
