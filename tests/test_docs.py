@@ -87,8 +87,9 @@ def test_every_command_in_a_document_is_understood(path):
         words = words[: words.index(">")] if ">" in words else words
         parser, filled = parsers(words[:1])
         args = parser.parse(words, filled[words[0]])
+        own = getattr(args, "model", None)
         if getattr(args, "overrides", None):
-            recipes.load(args.config, args.overrides)
+            recipes.load(f"own_model:{own},mnist5k" if own else args.config, args.overrides)
 
 
 def code_after(marker: str) -> str:
