@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import pathlib
 import statistics
@@ -42,27 +43,39 @@ FIRST_SEED = 201  # the track's seeds end at 104
 TRACK = dataclasses.replace(rules.load("digits"), name="digits-polar", points=10)
 
 
+def recorded() -> list[Record]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
 def trial(polar: str, dtype: str, seed: int) -> Trial:
+    """The recipe is that of the first row where there is one, so that all are of one recipe."""
     fields = {**BEST, "optax.polar": polar, "optax.dtype": dtype}
-    config = TRACK.config(entries.STANDARD["dualized"](TRACK.base).config, fields, "long", seed)
-    return Trial(config, {"polar": polar, "dtype": dtype, "seed": seed})
+    rows = recorded()
+    recipe = rows[0]["config"] if rows else entries.STANDARD["dualized"](TRACK.base).config
+    return Trial(TRACK.config(recipe, fields, "long", seed), {"polar": polar, "dtype": dtype, "seed": seed})
 
 
 def run(seeds: int) -> None:
     """Trains what the results lack."""
     results = Results(RESULTS)
     for polar, dtype in METHODS:
-        missing = [t for t in (trial(polar, dtype, FIRST_SEED + i) for i in range(seeds)) if t not in results]
+        done = {record["point"]["seed"] for record in finished(polar, dtype, seeds)}
         runners = runs.Runners(TRACK, None)
-        for one in missing:
+        for seed in (seed for seed in range(FIRST_SEED, FIRST_SEED + seeds) if seed not in done):
+            one = trial(polar, dtype, seed)
             result, _ = runners.of(one.config).final(one.config)
             results.add(one, result)
             print(one.point, {name: result[name] for name in ("test_loss", "test_accuracy")}, flush=True)
 
 
 def finished(polar: str, dtype: str, seeds: int) -> list[Record]:
-    results = Results(RESULTS)
-    return results.of([t for t in (trial(polar, dtype, FIRST_SEED + i) for i in range(seeds)) if t in results])
+    """In the order of their seeds."""
+    of_method = [
+        record for record in recorded()
+        if (record["point"]["polar"], record["point"]["dtype"]) == (polar, dtype)
+        and record["point"]["seed"] < FIRST_SEED + seeds
+    ]  # fmt: skip
+    return sorted(of_method, key=lambda record: record["point"]["seed"])
 
 
 def rows(seeds: int) -> Iterator[tuple[str, ...]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_tfds
@@ -102,6 +104,19 @@ def test_repeated_examples_are_augmented_anew(make):
     by_label = [dict(zip(batch["label"].tolist(), batch["image"], strict=True)) for batch in batches]
     same = [np.array_equal(by_label[0][label], by_label[1][label]) for label in range(N)]
     assert sum(same) < 3  # two draws of 8 x 8 crops may meet by chance in flat images
+
+
+def test_what_the_devices_shall_do_comes_with_the_source(make):
+    raw = RANDOM.replace("|value_range", "")
+    source = make(pp=raw, augment="flip_lr|randaug(2,10)", seed=7)
+    batch = next(source.batches())
+    assert batch["image"].dtype == np.uint8
+    augmented = source.augment(jax.random.key(0), jnp.asarray(batch["image"]))
+    assert augmented.shape == batch["image"].shape
+    assert np.any(augmented != batch["image"])
+    assert (source.seed, make(pp=raw).augment) == (7, None)
+    with pytest.raises(data.DataError, match="unknown augmentation 'resize"):
+        make(pp=raw, augment="resize(8)")
 
 
 def test_hosts_read_disjoint_halves(make):
