@@ -51,6 +51,7 @@ def config_of(variant: str, form: str, remat: str, optimizer: str) -> Any:
         model__scan=form == "scan",
         model__remat_policy=remat,
         mixup=None,
+        weight_constraint=None,
         optax_name=name,
         optax=ml_collections.ConfigDict(options),
     )

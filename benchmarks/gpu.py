@@ -52,7 +52,7 @@ def config_of(optimizer: str, variant: str, batch: int) -> Any:
               for name, value in OPTIMIZERS[optimizer].items()}  # fmt: skip
     config = changed(
         recipes.load("vit_s16_i1k_dual"), model__dtype_mm="bfloat16", input__batch_size=batch, mixup=None,
-        log_atom_norms=False, **fields,
+        log_atom_norms=False, **{"weight_constraint": None, **fields},
     )  # fmt: skip
     with config.unlocked():
         if variant:

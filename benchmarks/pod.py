@@ -73,6 +73,7 @@ def config_of(variant: str, batch: int, optimizer: str) -> Any:
         model__dtype_mm="bfloat16",
         input__batch_size=batch,
         mixup=None,
+        weight_constraint=None,
         optax_name=name,
         optax=ml_collections.ConfigDict(options),
     )

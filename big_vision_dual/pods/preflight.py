@@ -16,8 +16,9 @@ from big_vision_dual.train import optim
 
 
 def momentum_only(config: Any) -> Any:
-    """The same training with plain momentum in place of its optimizer."""
-    return changed(config, optax_name="trace", optax=ml_collections.ConfigDict({"decay": 0.9}))
+    """The same training with plain momentum in place of its optimizer, and of what holds dualized weights."""
+    trace = ml_collections.ConfigDict({"decay": 0.9})
+    return changed(config, optax_name="trace", optax=trace, weight_constraint=None)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from big_vision_dual.cli import launch as launch_command
 from big_vision_dual.cli import preflight as preflight_command
 from big_vision_dual.pods import preflight, preflight_report, step_cost, topologies, xla_flags
 from big_vision_dual.pods.roofline import Roofline
-from big_vision_dual.train import data, recipes
+from big_vision_dual.train import data, recipes, setup
 
 WIDTH, DEPTH, BATCH = 256, 2, 64
 V5E = topologies.parse("v5e-4")
@@ -107,6 +107,14 @@ def test_json_has_every_number_and_the_versions(report, refused):
     assert fits["hours"] == report.hours
     assert not misfit["fits"]
     assert misfit["suggestions"][0]["fits"]
+
+
+def test_every_dualized_recipe_has_a_plain_momentum_to_compare_with():
+    for name in ("vit_s16_i1k_dual", "mnist5k_vit_dual"):
+        config = preflight.momentum_only(recipes.load(name))
+        recipes.schema.check(config, whole=True)
+        examples = step_cost.Examples(5000, config.num_classes)
+        assert setup.prepare(config, examples, jax.devices("cpu")[:1]).fns.state.opt_state
 
 
 def test_flags_of_xla_reach_the_compiler(report):
