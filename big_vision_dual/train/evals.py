@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from big_vision_dual.core.errors import did_you_mean
-from big_vision_dual.train import data, evaluators, losses
+from big_vision_dual.train import data, evaluators, losses, schema
 from big_vision_dual.train.setup import Run
 from big_vision_dual.train.update import TrainState
 
@@ -65,7 +65,7 @@ def _chosen(specs: Mapping[str, Any], only: Sequence[str]) -> Mapping[str, Any]:
 
 def predict_fns(config: Any, model: Any) -> dict[str, Callable[[Any, Mapping[str, jax.Array]], Any]]:
     """{'predict': (params, batch) -> (logits, out); with config.ema 'predict_ema'; 'loss': -> {'loss': (B,)}}."""
-    loss = losses.get(config.get("loss", "softmax_xent"))
+    loss = losses.get(schema.value(config, "loss"))
 
     def predict(params: Any, batch: Mapping[str, jax.Array]) -> Any:
         return model.apply({"params": params}, losses.inputs(batch), train=False)

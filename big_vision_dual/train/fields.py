@@ -16,10 +16,11 @@ from big_vision_dual.core import rules
 
 UNITS = ("steps", "epochs", "examples", "percent")
 """Of durations: Big Vision's `{name}_{steps,epochs,examples,percent}`, at most one of which is set."""
-EVALUATORS = ("classification", "fewshot_lsr", "language", "mean", "save")
-"""Those that are here, by the names of their modules."""
+EVALUATORS = ("classification", "fewshot_lsr", "language", "mean", "save")  # modules of train.evaluators
 SCHEDULING = ("type", "pred", "prefix", "skip_first", "at_start", "cache", *(f"log_{unit}" for unit in UNITS))
 """Fields of any evaluator, one of your own too."""
+PERIODS = {"log_training": 50, "ckpt": 1000, "keep_ckpt": 0}
+"""Of a run's events, in steps, where a config names none; 0 for never."""
 NEEDED: Any = ...
 """The default of a field that must be given."""
 
@@ -154,18 +155,17 @@ def _duration(prefix: str, meaning: str, default: str = "0") -> tuple[Field, ...
     )
 
 
-_POSITIVE, _NOT_NEGATIVE, _SHARE = Interval("(0, inf)"), Interval("[0, inf)"), Interval("[0, 1)")
-_COUNT, _FROM_0 = Interval("[1, inf)"), Interval("[0, inf)")
-_LOSSES = OneOf(("softmax_xent", "sigmoid_xent"))
+_POSITIVE, _FROM_0, _SHARE = Interval("(0, inf)"), Interval("[0, inf)"), Interval("[0, 1)")
+_COUNT, _LOSSES = Interval("[1, inf)"), OneOf(("softmax_xent", "sigmoid_xent"))
 _CONSTRAINTS = OneOf(("none", "decay", "radius", "hyperball", "project", "frank_wolfe"))
 _DTYPES = OneOf(("float32", "bfloat16", "float16"))
 
 _RUN = (
     Field("seed", int, 0, "of initial values, data order, augmentation and dropout", _FROM_0),
     *_duration("total", "length of the training", "an error"),
-    *_duration("log_training", "period of the training metrics", "50"),
-    *_duration("ckpt", "period of the checkpoints", "1000"),
-    *_duration("keep_ckpt", "period of checkpoints that are kept for good"),
+    *_duration("log_training", "period of the training metrics", str(PERIODS["log_training"])),
+    *_duration("ckpt", "period of the checkpoints", str(PERIODS["ckpt"])),
+    *_duration("keep_ckpt", "period of checkpoints that are kept for good", str(PERIODS["keep_ckpt"])),
     Field("resume", str, None, "workdir of another run, continued with its step and optimizer"),
     Field("resume_step", int, None, "continue at this older checkpoint, not at the newest", _FROM_0),
     Field("resume_changed", bool, False, "continue although the config is not the one that the workdir had"),
@@ -203,7 +203,7 @@ _DATA = (
           open=True),
     Field("input.data.start", int, 0, "of bv:jsonl: the first line taken", _FROM_0),
     Field("input.data.stop", int, None, "of bv:jsonl: the line after the last one taken", _COUNT),
-    Field("input.data.*", float, 0.0, "of a mixture: the weight of a part", _NOT_NEGATIVE),
+    Field("input.data.*", float, 0.0, "of a mixture: the weight of a part", _FROM_0),
     Field("input.batch_size", int, NEEDED, "examples a step, over all devices", _COUNT),
     Field("input.accum_freq", int, 1, "micro-batches whose gradients are averaged before a step", _COUNT),
     Field("input.pp", str, "", "preprocessing of TFDS examples, an op string"),
@@ -223,7 +223,7 @@ _DATA = (
     Field("input.*.pre_filter_fn", types.FunctionType, None, "its filter, as input.pre_filter_fn"),
     Field("pp_modules", tuple, (), "modules with preprocessing ops of one's own"),
     Field("mixup", dict, None, "mixing of examples (Zhang et al. 2018)"),
-    Field("mixup.p", float, 0.0, "of Beta(p, p), from which the share is drawn; 0 mixes nothing", _NOT_NEGATIVE),
+    Field("mixup.p", float, 0.0, "of Beta(p, p), from which the share is drawn; 0 mixes nothing", _FROM_0),
 )  # fmt: skip
 
 _MODEL = (
@@ -278,22 +278,22 @@ _MODEL = (
 _OPTIMIZER = (
     Field("loss", str, "softmax_xent", "what is minimized", _LOSSES),
     Field("label_smoothing", float, 0.0, "share of each label spread over all classes", _SHARE),
-    Field("lr", float, NEEDED, "learning rate", _NOT_NEGATIVE),
-    Field("wd", float, None, "decay: each step takes wd * schedule off a weight, whatever lr is", _NOT_NEGATIVE),
+    Field("lr", float, NEEDED, "learning rate", _FROM_0),
+    Field("wd", float, None, "decay: each step takes wd * schedule off a weight, whatever lr is", _FROM_0),
     Field("lr_mults", tuple, (), "factors on lr by regex of the whole path, first match; 1 without one", Pairs()),
     Field("wd_mults", tuple, ((".*/kernel", 1.0),), "factors on wd likewise; 0 without a match", Pairs()),
-    Field("grad_clip_norm", float, None, "largest global norm of the gradient", _NOT_NEGATIVE),
+    Field("grad_clip_norm", float, None, "largest global norm of the gradient", _FROM_0),
     Field("schedule", dict | tuple, {}, "factor on lr and wd over the steps, or [(regex, one or None to freeze)]",
           Pairs()),
     Field("schedule.decay_type", str, "stair", "its shape",
           OneOf(("linear", "polynomial", "cosine", "rsqrt", "stair"))),
     *_duration("schedule.warmup", "length of the warm-up"),
     *_duration("schedule.cooldown", "length of the cooldown"),
-    Field("schedule.mult", float, 1.0, "its largest value", _NOT_NEGATIVE),
+    Field("schedule.mult", float, 1.0, "its largest value", _FROM_0),
     Field("schedule.scale_with_batchsize", bool, False, "whether that is multiplied by batch_size / 256"),
-    Field("schedule.power", float, 1.0, "of linear", _NOT_NEGATIVE),
-    Field("schedule.end", float, 0.0, "of linear: last value", _NOT_NEGATIVE),
-    Field("schedule.linear_end", float, None, "the same by Big Vision's name", _NOT_NEGATIVE),
+    Field("schedule.power", float, 1.0, "of linear", _FROM_0),
+    Field("schedule.end", float, 0.0, "of linear: last value", _FROM_0),
+    Field("schedule.linear_end", float, None, "the same by Big Vision's name", _FROM_0),
     Field("schedule.timescale", float, 1e4, "of rsqrt, steps", _POSITIVE),
     Field("schedule.timescale_examples", float, None, "of rsqrt, examples", _POSITIVE),
     Field("schedule.shift", float, 0.0, "of rsqrt, steps"),
@@ -319,7 +319,7 @@ _OPTIMIZER = (
     Field("optax.table", str, None, "of scale_by_dualize: a table's file or name; the norm tree's without it"),
     Field("optax.b1", float, 0.9, "of Adam", _SHARE),
     Field("optax.b2", float, 0.999, "of Adam", _SHARE),
-    Field("optax.eps", float, 1e-8, "of Adam", _NOT_NEGATIVE),
+    Field("optax.eps", float, 1e-8, "of Adam", _FROM_0),
     Field("weight_constraint", str | dict, None, "what bounds the weights after each step", _CONSTRAINTS),
     Field("weight_constraint.kind", str, NEEDED, "the same, beside its options", _CONSTRAINTS),
     Field("weight_constraint.radius", float | tuple, 1.0, "of radius: of the ball, or [(regex, radius or None)]",
@@ -375,7 +375,7 @@ _EVALS = (
     Field("evals.*.outfile", str, NEEDED, "of save: the file, '{workdir}/NAME-{step:09d}.npz'"),
     Field("evals.*.datasets", dict, NEEDED, "of fewshot_lsr: {name: (data set, train split, test split)}", open=True),
     Field("evals.*.shots", tuple, (1, 5, 10, 25), "of fewshot_lsr: examples a class", Row(_COUNT)),
-    Field("evals.*.l2_reg", float | tuple, 1024.0, "of fewshot_lsr: regularization, or several", Row(_NOT_NEGATIVE)),
+    Field("evals.*.l2_reg", float | tuple, 1024.0, "of fewshot_lsr: regularization, or several", Row(_FROM_0)),
     Field("evals.*.pp_train", str, "", "of fewshot_lsr: preprocessing of what is fitted"),
     Field("evals.*.pp_eval", str, "", "of fewshot_lsr: preprocessing of what is tested"),
     Field("evals.*.data_dir", str, None, "of fewshot_lsr: folder of the data sets"),

@@ -22,6 +22,7 @@ from big_vision_dual.train import (
     distributed,
     examples,
     feed,
+    fields,
     flops,
     health,
     lock,
@@ -29,6 +30,7 @@ from big_vision_dual.train import (
     metrics,
     optim,
     run_files,
+    schema,
     setup,
     signals,
     sinks,
@@ -86,9 +88,7 @@ class _Session:
 
     def __init__(self, run: setup.Run, folder: epath.Path | None, stack: contextlib.ExitStack, name: str):
         self._run = run
-        self._every = _Every(
-            run.steps("log_training", default=50), run.steps("ckpt", default=1000), run.steps("keep_ckpt", default=0)
-        )
+        self._every = _Every(*(run.steps(name, default=steps) for name, steps in fields.PERIODS.items()))
         self._checkpoints = _open_checkpoints(folder, self._every.keep, stack)
         changed = changes.check(folder, run.config) if folder is not None and self._last_checkpoint is not None else ()
         begun = self._begun = start.begin(run, self._checkpoints)
@@ -140,7 +140,7 @@ class _Session:
             return
         step_function = self._compiled()
         self._evaluate_start()
-        loss = self._run.config.get("loss", "softmax_xent")
+        loss = schema.value(self._run.config, "loss")
         batches = feed.batches(self._run.source, self._run.fns, self._step, loss=loss)
         in_flight: collections.deque[jax.Array] = collections.deque()
         while self._step < total:

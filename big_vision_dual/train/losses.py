@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from big_vision_dual.train import schema
+
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -35,7 +37,7 @@ def get(name: str) -> Loss:
 
 def training(config: Any, model: Any) -> Callable[[Any, Mapping[str, jax.Array], jax.Array], jax.Array]:
     """(params, batch, dropout key) -> mean loss of the batch, nats. config: reads loss and label_smoothing."""
-    loss_fn, smoothing = get(config.get("loss", "softmax_xent")), config.get("label_smoothing", 0.0)
+    loss_fn, smoothing = get(schema.value(config, "loss")), schema.value(config, "label_smoothing")
 
     def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
         logits_BxC, _ = model.apply({"params": params}, inputs(batch), train=True, rngs={"dropout": key})

@@ -39,6 +39,15 @@ def field_of(name: str) -> Field | None:
     return min(fitting, key=lambda field: field.name.count("*"), default=None)
 
 
+def value(config: Any, name: str) -> Any:
+    """What a config, a mapping, says of a field with a dotted name; its default where that is nothing or None."""
+    *groups, last = name.split(".")
+    for group in groups:
+        config = config.get(group) or {}
+    given = config.get(last)
+    return FIELDS[name].default if given is None else given
+
+
 def is_foreign(name: str, config: Any) -> bool:
     """Whether a field belongs to a model or an evaluator of one's own, named by its module, which checks it itself."""
     group, _, rest = name.partition(".")

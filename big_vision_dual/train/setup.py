@@ -51,9 +51,9 @@ def prepare(config: Any, source: data.Source | None = None, devices: Any = None)
     Raises what the parts raise: ConfigError, DataError, TableError, ShardingError, ValueError.
     """
     schema.check(config, whole=True)
-    mesh = sharding.make_mesh(config.get("mesh") or sharding.DEFAULT_MESH, devices)
+    mesh = sharding.make_mesh(schema.value(config, "mesh"), devices)
     source = source or data.make(
-        config.input, seed=config.get("seed", 0), process_index=jax.process_index(),
+        config.input, seed=schema.value(config, "seed"), process_index=jax.process_index(),
         process_count=jax.process_count(), pp_modules=config.get("pp_modules") or (),
     )  # fmt: skip
     config = _with_shape(config, source)
@@ -62,7 +62,7 @@ def prepare(config: Any, source: data.Source | None = None, devices: Any = None)
     total_steps = optim.steps("total", config, source.num_examples, batch_size)
     model = models.of(config)
     params = jax.eval_shape(functools.partial(init.params, config, model))
-    measured = config.get("log_atom_norms", True)
+    measured = schema.value(config, "log_atom_norms")
     table = norm_trees.table_for(config, params) if measured or optim.needs_table(config) else None
     sizes = {"total_steps": total_steps, "batch_size": batch_size, "data_size": source.num_examples}
     tx, schedules = optim.make(config, params, table=table, **sizes)

@@ -14,11 +14,11 @@ from jax.sharding import PartitionSpec as P
 
 from big_vision_dual.core import trees
 from big_vision_dual.core.dualize import placement
+from big_vision_dual.train.fields import FIELDS
 
 PyTree = Any
 AnyMesh = Mesh | AbstractMesh
-DEFAULT_MESH = (("data", -1),)
-DEFAULT_STRATEGY = ((".*", "replicate"),)
+DEFAULT_MESH, DEFAULT_STRATEGY = FIELDS["mesh"].default, FIELDS["sharding_strategy"].default
 
 
 class ShardingError(ValueError):

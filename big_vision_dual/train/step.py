@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from big_vision_dual.core.tables.schema import TargetNormTable
 from big_vision_dual.models import init as models_init
-from big_vision_dual.train import atom_norms, sharding
+from big_vision_dual.train import atom_norms, schema, sharding
 from big_vision_dual.train import update as update_lib
 from big_vision_dual.train.update import Batch, TrainState, Update
 
@@ -96,7 +96,7 @@ def _within(mesh: Mesh, function: Callable) -> Callable:
 
 
 def _check_batch_size(config: Any, mesh: Mesh) -> None:
-    batch_size, accum = config.input.batch_size, config.input.get("accum_freq", 1)
+    batch_size, accum = config.input.batch_size, schema.value(config, "input.accum_freq")
     if batch_size % (mesh.size * accum):
         raise ValueError(
             f"config.input.batch_size={batch_size} does not divide among {mesh.size} devices and "
@@ -108,7 +108,7 @@ def _strategy(config: Any) -> list[tuple[str, str]]:
     """The config's strategy, after a rule for the momentum that `scale_by_dualize(shard_axis=...)` shards itself."""
     axis = (config.get("optax") or {}).get("shard_axis")
     stacks = [("opt_state/.*/momentum/.*", f"stack(axis={axis!r})")] if axis else []
-    return [*stacks, *(config.get("sharding_strategy") or sharding.DEFAULT_STRATEGY)]
+    return [*stacks, *schema.value(config, "sharding_strategy")]
 
 
 def _with_sharding(leaf: Any, its_sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from big_vision_dual.models import init as models_init
-from big_vision_dual.train import losses
+from big_vision_dual.train import losses, schema
 
 PyTree = Any
 Batch = dict[str, Any]  # of jax.Array, or of jax.ShapeDtypeStruct
@@ -47,7 +47,7 @@ def init(config: Any, model: Any, tx: optax.GradientTransformation, seed: Any = 
     config: a mapping; reads seed, input_shape, mup, init_head_bias and ema. seed: in place of the config's; may be
     traced. Raises `ValueError` for an init_head_bias where there is no head with a bias.
     """
-    seed = config.get("seed", 0) if seed is None else seed
+    seed = schema.value(config, "seed") if seed is None else seed
     params = models_init.params(config, model, seed)
     bias = config.get("init_head_bias")
     if bias is not None:
@@ -76,8 +76,7 @@ def update(config: Any, model: Any, tx: optax.GradientTransformation) -> Callabl
     int32. Raises `ValueError` for mixup of tokens.
     """
     gradient_of = _gradient(config, model)
-    mixup_p = (config.get("mixup") or {}).get("p", 0.0)
-    decay = (config.get("ema") or {}).get("decay", 0.9999)
+    mixup_p, decay = schema.value(config, "mixup.p"), schema.value(config, "ema.decay")
     if config.get("mixup") and models_init.of_tokens(config):
         raise ValueError("config.mixup averages examples, which tokens do not allow; leave it out.")
 
@@ -105,7 +104,7 @@ def _key(state: TrainState) -> jax.Array:
 def _gradient(config: Any, model: Any) -> Callable:
     """(params, batch, key) -> (loss, gradient) of the mean over the batch, in `accum_freq` micro-batches."""
     gradient = jax.value_and_grad(losses.training(config, model))
-    accum = config["input"].get("accum_freq", 1)
+    accum = schema.value(config, "input.accum_freq")
 
     def accumulated(params: PyTree, batch: Batch, key: jax.Array) -> tuple[jax.Array, PyTree]:
         def add(total: PyTree, numbered: tuple[jax.Array, Batch]) -> tuple[PyTree, None]:

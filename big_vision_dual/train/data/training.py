@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from big_vision_dual.train import pp
+from big_vision_dual.train import pp, schema
 from big_vision_dual.train.data import faults, streams
 from big_vision_dual.train.data.augment import Augment, augment_fn
 from big_vision_dual.train.data.base import Batch, DataError, derived_seed, local_size
@@ -16,7 +16,6 @@ from big_vision_dual.train.data.tfds import Split
 from big_vision_dual.train.pp.quiet_tf import Dataset, tf
 
 _SHUFFLE, _PREPROCESS, _MIX = range(3)  # purposes of derived seeds
-_PREFETCH = 2
 _PART_SETTINGS = ("data", "pp", "shuffle_buffer_size", "cache_raw", "pre_filter_fn")
 
 
@@ -154,7 +153,7 @@ class TfdsSource:
             parts=tuple(_part(part, seed, index, **shared) for index, part in enumerate(configs)),
             mixture=streams.Mixture(tuple(weights.values()) or (1.0,), derived_seed(seed, _MIX, process_index)),
             batch_size=config["batch_size"],
-            prefetch=config.get("prefetch") or _PREFETCH,
+            prefetch=schema.value({"input": config}, "input.prefetch"),
             process_count=process_count,
             faults=faults.Faults(limit),
             augment=augment_fn(config["augment"]) if config.get("augment") else None,
@@ -203,7 +202,8 @@ class TfdsSource:
     def _pipeline(self, parts: Sequence[Part], step: int) -> Iterator[Batch]:
         examples = self._chosen(parts, step, Part.examples)
         size = local_size(self.batch_size, self.process_count)
-        batches = examples.batch(size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE).prefetch(self.prefetch)
+        batches = examples.batch(size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = batches.prefetch(self.prefetch) if self.prefetch else batches
         return batches.with_options(pipeline_options()).as_numpy_iterator()
 
     def _chosen(self, parts: Sequence[Part], step: int, stream: Callable[[Part, int, int], Dataset]) -> Dataset:
