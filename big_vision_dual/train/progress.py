@@ -74,7 +74,7 @@ class Work:
         eta = self._eta.text(self._done)
         self._bar.update(self._task, completed=self._done, description=self._text(), eta=eta)
         now = time.monotonic()
-        if self._lines and (now - self._said > _LINE_SECONDS or self._done >= self._total):
+        if self._lines and (now - self._said > _LINE_SECONDS or round(self._done, 6) >= self._total):
             self._said = now
             self.say(f"{self._text()}  {eta}")
 

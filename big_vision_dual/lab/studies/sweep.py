@@ -61,7 +61,8 @@ def run(
             for part in _parts(group, batch.size):
                 missing = [trial for trial in part if trial not in results]
                 if missing:
-                    finished = batch.run(part, work.advance)
+                    new = len(missing) / len(part)  # a part is run whole, and what the file has counts once
+                    finished = batch.run(part, lambda trials, new=new: work.advance(new * trials))
                     for trial, result in zip(part, finished, strict=True):
                         if trial not in results:
                             results.add(trial, result)

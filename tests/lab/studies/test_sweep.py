@@ -39,14 +39,15 @@ def test_different_numbers_give_different_runs(whole):
     assert len(set(losses)) == 4
 
 
-def test_a_killed_sweep_resumes_to_the_same_file(whole, tmp_path):
+def test_a_killed_sweep_resumes_to_the_same_file_and_counts_what_it_had(whole, tmp_path, capsys):
     path, _ = whole
     content = path.read_bytes()
     lines = content.splitlines(keepends=True)
     partial = tmp_path / "r.jsonl"
     partial.write_bytes(b"".join(lines[:3]) + lines[3][:40])  # killed while writing the second batch
-    _, timing = sweep.run(TRIALS, Results(partial), at_once=2, quiet=True)
+    _, timing = sweep.run(TRIALS, Results(partial), at_once=2)
     assert timing.trials == 3
+    assert capsys.readouterr().err.splitlines()[-1] == "6/6 trials  ETA 0:00:00"
     assert partial.read_bytes() == content
 
 
