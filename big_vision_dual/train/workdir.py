@@ -18,13 +18,14 @@ from typing import Any
 import jax
 from etils import epath
 
+from big_vision_dual import __version__
 from big_vision_dual.core import files, tables
 from big_vision_dual.train import changes, run_files
 from big_vision_dual.train.setup import Run
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
-_PACKAGES = ("big_vision_dual", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
 _PATTERN = "[]*?\\"  # orbax looks for its files with glob, which reads these as patterns
 _SAID = (
     (r"No space left|quota exceeded|File too large|ENOSPC|EDQUOT|EFBIG", _FULL),
@@ -105,11 +106,23 @@ def describe(run: Run, folder: epath.Path, replaced_at: int | None) -> None:
         files.write(folder / run_files.TABLE, tables.dumps(run.table))
 
 
+def versions() -> dict[str, str | None]:
+    """{package: version} of this package, which need not be installed, and of what it computes with; None where a
+    package does not say, as one that is only on the path."""
+    found: dict[str, str | None] = {"big_vision_dual": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
 def facts(run: Run) -> dict[str, Any]:
     """What ran, with what: versions of packages, devices, parameters, commit and command."""
     return {
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        **versions(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "hosts": jax.process_count(),

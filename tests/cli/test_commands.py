@@ -110,8 +110,8 @@ def test_lr_sweep(tmp_path, capsys):
         ("dual", ["--switches", "warmup"], "leaving the dual end"),
         ("factorial", ["--switches", "warmup"], "full factorial"),
         ("shares", ["--factors", "0.5"], "target norms of some atoms"),
-        ("growth", [], "l2_params end / start"),
-        ("size", [], "measured / predicted"),
+        ("growth", [], "l2_params"),
+        ("size", [], "constraint"),
     ],
 )
 def test_bisect(study, flags, shown, tmp_path, capsys, monkeypatch):

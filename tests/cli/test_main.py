@@ -46,7 +46,7 @@ def test_every_help_page_has_its_summary_as_written_and_examples_that_parse(name
 def test_help_shows_defaults(capsys):
     page = " ".join(ended(["lr-sweep", "--help"], capsys)[1].split())
     assert "some of adamw" in page
-    assert "(default adamw,mup,dualize)" in page
+    assert "default adamw, mup where the model has its rules" in page
     assert "octaves around the lowest loss to fit (default 2.0)" in page
 
 
@@ -107,7 +107,7 @@ def test_lists_name_everything_that_ships(capsys):
         (["bvd", "norms", "sh"], ["show"]),
         (["bvd", "train", "--wor"], ["--workdir"]),
         (["bvd", "train", "--config", "mnist5k_vit_"], ["mnist5k_vit_dual"]),
-        (["bvd", "lr-sweep", "--axis", "d"], ["depth"]),
+        (["bvd", "bisect", "--study", "gr"], ["growth"]),
     ],
 )
 def test_completion(words, expected, capsys, tmp_path):

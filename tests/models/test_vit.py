@@ -12,7 +12,7 @@ import random_params
 
 from big_vision_dual import models
 from big_vision_dual.core import trees
-from big_vision_dual.models import arch, transformer, vit, weights
+from big_vision_dual.models import arch, vit, weights
 
 # Width 24 in 3 heads of 8, mlp 40, patches 4 x 2: no two axes that could be swapped unnoticed are equal.
 SIZES = {"width": 24, "depth": 2, "mlp_dim": 40, "num_heads": 3, "patch_size": (4, 2)}
@@ -246,6 +246,8 @@ def test_errors_say_what_is_possible(options, message):
 
 def test_get():
     assert models.get("vit") is vit
-    assert models.get("big_vision_dual.models.transformer") is transformer
-    with pytest.raises(ValueError, match=r"unknown model_name 'resnet'; possible: vit, mlp, gpt.*dotted name"):
+    assert models.get("big_vision_dual.models.vit") is vit
+    with pytest.raises(ValueError, match=r"'big_vision_dual.models.transformer' is a module without Model"):
+        models.get("big_vision_dual.models.transformer")
+    with pytest.raises(ValueError, match=r"unknown model_name 'resnet'; possible: vit, mlp.*'package.module:Name'"):
         models.get("resnet")
