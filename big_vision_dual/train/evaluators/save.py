@@ -57,7 +57,9 @@ class Evaluator:
                 parts.setdefault(path, []).append(value_BxN[there])
         if parts:
             content = io.BytesIO()
-            np.savez_compressed(content, **{path: np.concatenate(values) for path, values in parts.items()})
+            np.savez_compressed(
+                content, allow_pickle=False, **{path: np.concatenate(values) for path, values in parts.items()}
+            )
             files.write(self._path(step), content.getvalue())
         return iter(())
 
