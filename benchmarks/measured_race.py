@@ -181,7 +181,8 @@ SIZES = {"width": (8, 16, 32, 64), "depth": (1, 2, 4, 8)}
 def transfer(axis: str) -> None:
     """Sweeps declared and measured tables over sizes, prints optima and drift, draws both."""
     base = grid.replace(recipes.load("study_vit").to_dict(), {
-        "model.width": 16, "model.depth": 2, "model.num_heads": 2, "input.batch_size": 16, "total_steps": 200
+        "model.width": 16, "model.depth": 2, "model.num_heads": 2, "input.batch_size": 16, "total_steps": 200,
+        "model.scan": axis == "depth",
     })  # fmt: skip
     results, panels = Results(KEPT / f"transfer_{axis}.jsonl"), {}
     for name, conventions in {"declared": "well_normed", "measured": "measured"}.items():
