@@ -17,12 +17,11 @@ from big_vision_dual.train import big_vision, schema
 DUALIZE = "big_vision_dual.scale_by_dualize"
 """The name of our optimizer in `config.optax_name`."""
 MASSES = {
-    "Bias": 1 / 64, "Scale": 1 / 64, "(query|key|value)/": 1 / 3, "Dense_1/kernel": 16.0, "embedding/kernel": 1 / 8,
+    "Bias": 1 / 64, "Scale": 1 / 64, "(query|key|value)/": 2 / 3, "Dense_1/kernel": 4.0, "embedding/kernel": 1 / 4,
     "head/kernel": 5 / 2,
 }  # fmt: skip
 """Of the dualized ViT recipes: found by benchmarks/recipe_search.py on MNIST digits at width 64 (docs/track.md)."""
 BLOCKS_MASS = 4.0  # of all blocks together, at every depth, so that the best learning rate stays
-RADIUS = 100.0  # of the ball that every weight stays in, in its own norm (docs/size.md)
 
 
 class RecipeError(schema.ConfigError):
@@ -81,7 +80,7 @@ def dualized(
     warmup: float = 0.1,
     masses: Mapping[str, float] = MASSES,
     blocks_mass: float | None = BLOCKS_MASS,
-    radius: float | None = RADIUS,
+    radius: float | None = None,
     dtype: str = "float32",
     shard_axis: str | None = None,
     mixer_out: float | None = None,
@@ -118,7 +117,7 @@ def dualized(
 def of_0_1(name: str, *, lr: float, vector_mass: float = 1.0, blocks_mass: float | None = None, **options: Any):
     """`dualized` as it was in version 0.1: matrices of one mass, uniform decay, momentum .95, no warm-up."""
     masses = {"Bias": vector_mass, "Scale": vector_mass}
-    former = {"momentum": 0.95, "nesterov": False, "warmup": 0.0, "radius": None, **options}
+    former = {"momentum": 0.95, "nesterov": False, "warmup": 0.0, **options}
     return dualized(name, lr=lr, masses=masses, blocks_mass=blocks_mass, **former)
 
 

@@ -74,9 +74,8 @@ def warmed_up(config: Mapping[str, Any], share: float) -> Config:
 
 
 def recipe(base: Mapping[str, Any]) -> Config:
-    """A ViT as `recipes.dualized` trains it: masses by role, a radius, Nesterov momentum .9, a warm-up of a tenth."""
-    held = {"weight_constraint": {"kind": "radius", "radius": recipes.RADIUS}, "wd": 0.0}
-    fields = {"optax": {"momentum": 0.9, "nesterov": True}, **held}
+    """A ViT as `recipes.dualized` trains it: masses by role, Nesterov momentum .9, a warm-up of a tenth."""
+    fields = {"optax": {"momentum": 0.9, "nesterov": True}}
     made = dualize(base, masses=recipes.MASSES, blocks_mass=recipes.BLOCKS_MASS)
     return warmed_up(replace(made, fields), 0.1)
 

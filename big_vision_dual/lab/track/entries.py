@@ -18,6 +18,11 @@ from big_vision_dual.lab.track.space import Axis, Space, among, octaves
 from big_vision_dual.models import norm_trees
 
 WARMUP = {"warmup_percent": 0.1, "decay_type": "cosine"}
+DIGITS_MASSES = {
+    "Bias": 1 / 64, "Scale": 1 / 64, "(query|key|value)/": 1 / 3, "Dense_1/kernel": 16.0, "embedding/kernel": 1 / 8,
+    "head/kernel": 2.5,
+}  # fmt: skip
+"""Best on the digits at depth 4; the best learning rate then falls with the depth (docs/track.md)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +84,16 @@ def light_vectors(base: Config) -> Entry:
     return dualized(base, -3.3, 0.95, {"norms": {"conventions": "well_normed", **masses}})
 
 
-def recipe(base: Config, constraint: Any = None) -> Entry:
-    """`recipes.dualized`, and with a weight constraint in place of decay."""
+def recipe(
+    base: Config, log2: float = -1.4, masses: Mapping[str, float] | None = None, constraint: Any = None
+) -> Entry:
+    """`recipes.dualized`; with other masses by role, and with a weight constraint in place of decay."""
     made = settings.recipe(replace(base, {"schedule": {"decay_type": "cosine"}}))
+    if masses is not None:
+        made = replace(made, {"norms": {**made["norms"], "masses": dict(masses)}})
     if constraint is not None:
         made = replace(made, {"weight_constraint": constraint, "wd": 0.0})
-    return Entry(made, {"lr": octaves(-0.9), "optax.momentum": among(0.9, 0.8, 0.9, 0.95)})
+    return Entry(made, {"lr": octaves(log2), "optax.momentum": among(0.9, 0.8, 0.9, 0.95)})
 
 
 def by_rule(base: Config, name: str, log2: float, wd: float = 0.0) -> Entry:
@@ -110,7 +119,8 @@ STANDARD: dict[str, Make] = {
     "scion_dual": lambda base: by_rule(base, "scion", -9.0),
     "dualized_0.1": light_vectors,
     "dualized": recipe,
-    "hyperball": lambda base: recipe(base, {"kind": "hyperball", "norm": "frobenius"}),
+    "dualized_digits": lambda base: recipe(base, -0.9, DIGITS_MASSES, {"kind": "radius", "radius": 100.0}),
+    "hyperball": lambda base: recipe(base, constraint={"kind": "hyperball", "norm": "frobenius"}),
 }
 
 
