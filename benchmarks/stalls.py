@@ -40,8 +40,6 @@ def config_of(event: str, steps: int) -> Any:
         log_training_steps=periods["log_training_steps"], ckpt_steps=periods["ckpt_steps"],
     )  # fmt: skip
     with config.unlocked():
-        for name in ("total_epochs", "log_training_epochs", "ckpt_epochs"):
-            config.pop(name, None)
         for spec in config.evals.values():
             for name in [name for name in spec if name.startswith("log_")]:
                 del spec[name]

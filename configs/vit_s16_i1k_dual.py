@@ -17,4 +17,6 @@ def get_config(version: str = "0.2") -> ml_collections.ConfigDict:
     """The baseline's recipe with our model, table and optimizer."""
     if recipes.choice("vit_s16_i1k_dual", version, ("0.2", "0.1")) == "0.1":
         return recipes.of_0_1("vit_s16_i1k", lr=0.1, dtype="bfloat16", shard_axis="data")
-    return recipes.dualized("vit_s16_i1k", lr=0.06, radius=50.0, dtype="bfloat16", shard_axis="data")
+    return recipes.dualized(
+        "vit_s16_i1k", lr=0.06, radius=50.0, polar="schatten_5", dtype="bfloat16", shard_axis="data"
+    )

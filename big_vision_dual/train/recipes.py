@@ -81,6 +81,7 @@ def dualized(
     masses: Mapping[str, float] = MASSES,
     blocks_mass: float | None = BLOCKS_MASS,
     radius: float | None = None,
+    polar: str = "newton_schulz_6",
     dtype: str = "float32",
     shard_axis: str | None = None,
     mixer_out: float | None = None,
@@ -90,8 +91,8 @@ def dualized(
     The defaults are a ViT's, searched and raced as docs/track.md says. lr, momentum, nesterov: of `scale_by_dualize`.
     warmup: share of all steps. masses: by atom kind and role, see `Atoms.of`. blocks_mass: of all blocks together, None
     for what the norm tree gives them. radius: in place of the recipe's decay, see `dualize.constrain`; None keeps that.
-    dtype: of the orthogonalization's matrix products. shard_axis: mesh axis over which momentum and orthogonalization
-    are spread. mixer_out: of a state-space model, see `ssm.Spec`.
+    polar, dtype: how matrices are orthogonalized, and in which products. shard_axis: mesh axis over which momentum and
+    orthogonalization are spread. mixer_out: of a state-space model, see `ssm.Spec`.
     Clipping goes: the dual has unit norm whatever the gradient's.
     """
     recipe: Any = load(name)
@@ -105,7 +106,7 @@ def dualized(
         recipe.optax_name = DUALIZE
         axis = config_dict.FieldReference(shard_axis, field_type=str)
         recipe.optax = {
-            "momentum": momentum, "nesterov": nesterov, "polar": "newton_schulz_6", "dtype": dtype, "shard_axis": axis,
+            "momentum": momentum, "nesterov": nesterov, "polar": polar, "dtype": dtype, "shard_axis": axis,
         }  # fmt: skip
         if radius is not None:
             recipe.weight_constraint, recipe.wd = {"kind": "radius", "radius": radius}, 0.0
