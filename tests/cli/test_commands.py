@@ -11,7 +11,7 @@ import pytest
 
 from big_vision_dual.cli import main
 from big_vision_dual.cli.main import COMMANDS
-from big_vision_dual.lab.studies import bisect, norm_audit
+from big_vision_dual.lab.studies import bisect, growth, norm_audit
 from big_vision_dual.train import run_files
 
 TRACK = pathlib.Path(__file__).parent.parent / "lab" / "track" / "tiny.py"
@@ -111,12 +111,12 @@ def test_lr_sweep(tmp_path, capsys):
         ("factorial", ["--switches", "warmup"], "full factorial"),
         ("shares", ["--factors", "0.5"], "target norms of some atoms"),
         ("growth", [], "l2_params"),
-        ("size", [], "constraint"),
     ],
 )
 def test_bisect(study, flags, shown, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bisect, "LOG2_LRS", {"adam": (-8, -7), "dualize": (-3, -2)})
     monkeypatch.setattr(bisect, "_EXTENSIONS", 0)
+    monkeypatch.setattr(growth, "RUNS", {"well-normed": growth.RUNS["well-normed"]})
     command = ["bisect", *STUDY, "--study", study, *flags, "--seeds", "2", "--out", str(tmp_path)]
     assert main(command) == 0
     assert shown in " ".join(capsys.readouterr().out.split())

@@ -92,6 +92,16 @@ def test_each_switch_changes_the_sensitivity_as_the_architecture_says():
     assert block_sensitivity(dict(init="dual")) == block_sensitivity({})
 
 
+@pytest.mark.parametrize(("conventions", "same"), [("well_normed", False), ("first_attempt", True)])
+def test_the_first_attempts_norms_do_not_follow_the_place_of_attentions_factor(conventions, same):
+    def rows(place):
+        model = dict(**SMALL, posemb="sincos2d", scaling=dict(attention_out=1 / 3, attention_out_at=place))
+        return norm_trees.table_for(dict(**VIT, model=model, norms=dict(conventions=conventions))).rows
+
+    values, output = rows("values"), rows("output")
+    assert (values == output) is same
+
+
 def test_blocks_mass_and_masses_shape_the_table():
     config = dict(**VIT, model=dict(**SMALL, posemb="sincos2d", scaling="dual"))
     assert norm_trees.table_for(config).mass == 2 + 4 + 2 + 2
