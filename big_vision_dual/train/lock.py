@@ -134,9 +134,10 @@ def _leased(path: epath.Path) -> Iterator[Check]:
 
 
 def _read(path: epath.Path) -> Owner | None:
+    """Whose lease it is; None where there is no file, or none of an owner. A reading that fails is no such answer."""
     try:
         return _parsed(files.read(path))
-    except (OSError, files.FileError):
+    except (FileNotFoundError, files.FileError):
         return None
 
 

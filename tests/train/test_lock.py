@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import time
 import pytest
 from etils import epath
 
+from big_vision_dual.core import files
 from big_vision_dual.train import lock, rendezvous, run_files, workdir
 
 
@@ -52,7 +54,7 @@ def test_a_lease_that_is_renewed_belongs_to_a_living_training(path):
 
     def renew():
         for beat in range(100):
-            path.write_text(lock._text(dataclasses.replace(other, beat=beat)))
+            files.write(path, lock._text(dataclasses.replace(other, beat=beat)))
             if done.wait(0.02):
                 return
 
@@ -63,6 +65,17 @@ def test_a_lease_that_is_renewed_belongs_to_a_living_training(path):
         lock._leased(path).__enter__()
     done.set()
     thread.join()
+
+
+def test_a_lease_that_cannot_be_read_is_not_free(path, monkeypatch):
+    path.write_text(lock._text(elsewhere()))
+
+    def unreachable(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(lock.files, "read", unreachable)
+    with pytest.raises(OSError, match="Input/output error"):
+        lock._leased(path).__enter__()
 
 
 @pytest.mark.parametrize("gone", [{"host": "elsewhere"}, {"pid": 2**22 - 1}, {"since": "2199-01-01 00:00:00 UTC"}])

@@ -124,6 +124,11 @@ def test_masses_count_every_atom():
     assert rows["qkv/kernel[1:8:16]"].target_norm == 1 / 27
 
 
+def test_a_bias_on_the_last_axis_leaves_nothing_to_guess():
+    params = {"layer": {"w": np.ones((3, 4)), "bias": np.ones(4)}, "alone": {"w": np.ones((3, 4))}}
+    assert set(tables.flat(params).norms["guessed"]) == {"alone/w"}
+
+
 def test_what_was_guessed_is_shown_and_saved(tmp_path):
     table = bvd.flat_table(tree({"blocks/kernel": (12, 8, 8), "blocks/bias": (12, 8), "head/kernel": (8, 3)}))
     assert set(table.norms["guessed"]) == {"blocks/kernel", "blocks/bias"}

@@ -5,6 +5,15 @@ from big_vision_dual.lab.studies import grid
 BASE = {"seed": 0, "lr": 0.1, "wd": 0.0, "model": {"width": 8, "depth": 1}, "optax_name": "scale_by_adam", "optax": {}}
 
 
+def test_the_first_attempts_table_has_biases_per_head_and_so_a_program_of_its_own():
+    def layout(**norms):
+        return grid.static({**BASE, "norms": norms})["norms"]["biases_per_head"]
+
+    assert layout(conventions="first_attempt") is layout(conventions="seed") is True
+    assert layout(conventions="well_normed") is False
+    assert layout(conventions="first_attempt", biases_per_head=False) is False
+
+
 def test_product_sets_dotted_fields_and_leaves_the_base_alone():
     trials = grid.product(BASE, {"model.width": [8, 16, 32], "optax.b1": [0.8, 0.9]}, point={"setting": "x"})
     assert [grid.get(trial.config, "model.width") for trial in trials] == [8, 8, 16, 16, 32, 32]
