@@ -37,7 +37,7 @@ def evaluate(config: Any, workdir: epath.PathLike | None = None, only: Sequence[
     if not config.get("evals"):
         raise ValueError("config.evals is empty; give a config that has evaluators.")
     run = setup.prepare(config)
-    evals = Evals(run, only, workdir and located(workdir))
+    evals = Evals(run, only, located(workdir) if workdir else None)
     if workdir:
         state, _ = start.left_by(run, workdir, f"--workdir {workdir}")
         return Evaluation(str(workdir), int(state.step), dict(evals.run_all(state)))

@@ -76,9 +76,11 @@ def at_their_best(
     found = {}
     for index, (name, log2_lr) in enumerate(best.items()):
         own = records[index * seeds : (index + 1) * seeds]
-        measured = (np.array([_number(r, what) for r in own]) for what in ("train_loss", "val_loss", "val_accuracy"))
+        train_S, val_S, accuracy_S = (
+            np.array([_number(r, what) for r in own]) for what in ("train_loss", "val_loss", "val_accuracy")
+        )
         growth_S = np.array([r["result"]["l2_params"] / r["result"]["start"]["l2_params"] for r in own])
-        found[name] = Best(log2_lr, tuned[name], *measured, growth_S)
+        found[name] = Best(log2_lr, tuned[name], train_S, val_S, accuracy_S, growth_S)
     return found
 
 

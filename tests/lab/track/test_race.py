@@ -157,7 +157,7 @@ def test_the_large_track_trains_with_randaug_and_mixup_on_the_device(tmp_path):
     )
     images = {f"{split}_image": np.full((20, 32, 32, 3), 99, np.uint8) for split in ("train", "test")}
     labels = {f"{split}_label": np.arange(20) % 10 for split in ("train", "test")}
-    np.savez(tmp_path / "x.npz", **images, **labels)
+    np.savez(tmp_path / "x.npz", allow_pickle=False, **images, **labels)
     racing = race.Race(tiny, entries.load(tiny, "dualized", []), tmp_path / "out", str(tmp_path / "x.npz"))
     (outcome,) = racing.run(quiet=True)
     assert outcome.finals is not None

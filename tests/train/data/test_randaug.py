@@ -37,7 +37,7 @@ def layer():
 def test_each_operation_is_tensorflows(images, layer, magnitude, sign):
     batch = np.repeat(images, len(NAMES), axis=0)
     operation_B = np.tile(np.arange(len(NAMES)), len(images))
-    center_Bx2 = np.tile(np.float32(CENTER), (len(batch), 1))
+    center_Bx2 = np.tile(np.array(CENTER, np.float32), (len(batch), 1))
     got = layer(jnp.asarray(batch), operation_B, np.full(len(batch), np.float32(sign)), center_Bx2, magnitude)
     functions = on_host.operations(magnitude, tf.constant(sign), tf.constant(CENTER))
     for index, result in enumerate(np.asarray(got)):

@@ -76,8 +76,7 @@ SPECS = {
 def make(specs):
     mesh = jax.make_mesh((len(jax.devices()),), ("data",))
     predict_fns = {"predict": predict, "per_example": per_example}
-    sizes = {"batch_size": 16, "total_steps": 200, "data_size": 160}
-    return evaluators.make(specs, predict_fns, source_factory, mesh, **sizes)
+    return evaluators.make(specs, predict_fns, source_factory, mesh, batch_size=16, total_steps=200, data_size=160)
 
 
 def test_what_stays_in_memory_is_handed_to_the_source():
