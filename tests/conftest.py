@@ -1,4 +1,4 @@
-"""Tests run on the CPU, with libtpu installed JAX would first look for a TPU; and they compile more than they compute."""
+"""Tests run on the CPU (with libtpu installed JAX would first look for a TPU), and compile more than they compute."""
 
 import os
 
