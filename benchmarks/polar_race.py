@@ -48,10 +48,9 @@ def recorded() -> list[Record]:
 
 
 def trial(polar: str, dtype: str, seed: int) -> Trial:
-    """The recipe is that of the first row where there is one, so that all are of one recipe."""
+    """The track's dualized entry, changed in nothing but the method."""
     fields = {**BEST, "optax.polar": polar, "optax.dtype": dtype}
-    rows = recorded()
-    recipe = rows[0]["config"] if rows else entries.STANDARD["dualized"](TRACK.base).config
+    recipe = entries.STANDARD["dualized"](TRACK.base).config
     return Trial(TRACK.config(recipe, fields, "long", seed), {"polar": polar, "dtype": dtype, "seed": seed})
 
 

@@ -1,6 +1,6 @@
 """What each constraint does at its own best learning rate, and whether the best (lr, radius) stays as training grows.
 
-Both train as the ViT recipes do, but with masses of their own, for thousands of steps: fewer do not show decay.
+Both train as the ViT recipes do (`settings.recipe`), for thousands of steps: fewer do not show decay.
 """
 
 from __future__ import annotations
@@ -15,11 +15,6 @@ import numpy as np
 from big_vision_dual.lab.studies import fit, grid, lr_transfer, settings, size, sweep
 from big_vision_dual.lab.studies.results import Record, Results
 
-MASSES = {
-    "Bias": 1 / 64, "Scale": 1 / 64, "(query|key|value)/": 2 / 3, "Dense_1/kernel": 4.0, "embedding/kernel": 1 / 4,
-    "head/kernel": 5 / 2,
-}  # fmt: skip
-"""Of all runs, whatever the recipes' are: what was found (docs/size.md) can be run again."""
 CONSTRAINTS: dict[str, dict[str, Any]] = {
     "none": size.CONSTRAINTS["none"],
     **size.CONSTRAINTS,
@@ -85,14 +80,8 @@ def at_their_best(
 
 
 def _trials(base: Mapping[str, Any], name: str, log2_lrs: Sequence[int], seeds: Sequence[int]) -> list[grid.Trial]:
-    config = _config(base, CONSTRAINTS[name])
+    config = grid.replace(settings.recipe(base), CONSTRAINTS[name])
     return grid.product(config, {"lr": [2.0**x for x in log2_lrs], "seed": seeds}, point={"constraint": name})
-
-
-def _config(base: Mapping[str, Any], fields: Mapping[str, Any]) -> grid.Config:
-    """As the recipe trains, without the recipe's own masses and radius."""
-    made = settings.dualize(base, masses=MASSES, blocks_mass=4.0)
-    return settings.warmed_up(grid.replace(made, {"optax": {"momentum": 0.9, "nesterov": True}, **fields}), 0.1)
 
 
 def _held_out(base: Mapping[str, Any]) -> grid.Config:
@@ -163,7 +152,7 @@ def _losses(
     trials = []
     for lr, radius in points:
         fields = {"wd": 0.0, "lr": lr, "weight_constraint": {"kind": "radius", "radius": radius}}
-        config = _config(base, fields)
+        config = grid.replace(settings.recipe(base), fields)
         trials += grid.product(config, {"seed": seeds}, point={"size": size, "lr": lr, "radius": radius})
     values = [_number(record, "train_loss") for record in sweep.run(trials, results)[0]]
     return dict(zip(points, np.reshape(values, (len(points), len(seeds))), strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -56,11 +55,9 @@ class Evaluator:
             for path, value_BxN in leaves.items():
                 parts.setdefault(path, []).append(value_BxN[there])
         if parts:
-            content = io.BytesIO()
-            np.savez_compressed(
-                content, allow_pickle=False, **{path: np.concatenate(values) for path, values in parts.items()}
-            )
-            files.write(self._path(step), content.getvalue())
+            arrays = {path: np.concatenate(values) for path, values in parts.items()}
+            with files.replacing(self._path(step)) as file:
+                np.savez_compressed(file, allow_pickle=False, **arrays)
         return iter(())
 
     def _path(self, step: int) -> str:
