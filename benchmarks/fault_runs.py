@@ -153,6 +153,8 @@ def _child(
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    if "FAULT_SCREEN" in faults:
+        os.dup2(_unwritable(faults["FAULT_SCREEN"]), 1)
     libc = ctypes.CDLL(None)
     for name, value in {"FAULT_AFTER": 0, "FAULT_COUNT": 0, "FAULT_ERRNO": 5, **faults}.items():
         libc.setenv(name.encode(), str(value).encode(), 1)
@@ -170,6 +172,15 @@ def _child(
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _unwritable(screen: str) -> int:
+    """A descriptor: of a 'pipe' that nobody reads, or of a device such as /dev/full."""
+    if screen != "pipe":
+        return os.open(screen, os.O_WRONLY)
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
 
 
 def _processor_seconds() -> float:

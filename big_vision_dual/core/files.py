@@ -11,8 +11,9 @@ import io
 import json
 import os
 import pathlib
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -97,6 +98,23 @@ def append(path: str | os.PathLike[str], line: str) -> None:
         file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def force(path: str | os.PathLike[str]) -> None:
+    """Forces a local file to disk; an object in a bucket is there once it is closed."""
+    if isinstance(path_of(path), pathlib.Path):
+        with naming(path), open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def drop_unfinished(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Deletes what `replacing` left in a local folder where it was killed before a file of one of `names` was whole."""
+    place = path_of(folder)
+    if isinstance(place, pathlib.Path):
+        unfinished = re.compile(rf"({'|'.join(map(re.escape, names))})\.\d+\.tmp")
+        for path in place.iterdir():
+            if unfinished.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,12 +94,17 @@ def against(folder: run_files.Folder, config: Any) -> tuple[Change, ...]:
         return ()
 
 
-def check(folder: run_files.Folder, config: Any) -> tuple[Change, ...]:
-    """The changes against config.json of a workdir whose run is to be continued, each logged.
+def check(folder: run_files.Folder, config: Any, step: int | None) -> tuple[Change, ...]:
+    """The changes against config.json of a workdir, each logged, whose run is to be continued at its checkpoint `step`.
 
-    Raises ConfigChanged where one of them alters what is computed and `config.resume_changed` is not set.
+    Raises ConfigChanged where one of them alters what is computed and `config.resume_changed` is not set. Without a
+    checkpoint, None, nothing is continued and any config may begin anew.
     """
     changes = against(folder, config)
+    if step is None:
+        return tuple(change for change in changes if not change.free)
+    if not (files.path_of(folder) / run_files.CONFIG).exists():
+        logging.warning("%s has no %s: the config is taken to be the same as before.", folder, run_files.CONFIG)
     longer = re.search(_TO_THE_END, json.dumps(plain(config).get("schedule"))) is None  # only more of the same
     wrong = [change for change in changes if not (change.free or (longer and re.fullmatch(_LENGTH, change.field)))]
     if wrong and not config.get(ASKED):
@@ -113,10 +119,29 @@ def check(folder: run_files.Folder, config: Any) -> tuple[Change, ...]:
     return changes
 
 
+def check_data(before: Collection[int], now: int, config: Any) -> None:
+    """Raises ConfigChanged where the data set has another number of examples than any that the run was trained with,
+    `before`, and `config.resume_changed` is not set: their order is another one from here on."""
+    if before and now not in before and not config.get(ASKED):
+        raise ConfigChanged(
+            f"the training data has {now:,} examples, and had {' and '.join(f'{size:,}' for size in before)} until the "
+            "checkpoint: from there the run cannot go on as it would have. Give the old data, or "
+            f"--config.{ASKED}=True to go on all the same."
+        )
+
+
 def keep(folder: run_files.Folder, step: int) -> None:
-    """Keeps config.json, which is about to be written anew, as the one that trained until `step`."""
+    """Keeps config.json, which is about to be written anew, as the one that trained until `step`: beside those kept
+    before."""
     place = files.path_of(folder)
-    files.write(place / f"config.until-step-{step}.json", files.read_bytes(place / run_files.CONFIG))
+    content = files.read_bytes(place / run_files.CONFIG)
+    for number in itertools.count(1):
+        path = place / f"config.until-step-{step}{f'-{number}' if number > 1 else ''}.json"
+        if not path.exists():
+            files.write(path, content)
+            return
+        if files.read_bytes(path) == content:
+            return
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ from big_vision_dual.train import digests, distributed, workdir
 
 PyTree = Any
 _DAMAGED, _SUPERSEDED = "damaged", "superseded"
+_STEP = "step"  # among the notes, from 0.2 on
 _KEEP_LATEST = 2  # the newest, and the one before in case the newest turns out damaged
 _RETRY_SECONDS = (1.0, 5.0)  # before the second and the third attempt at reading
 
@@ -79,7 +80,7 @@ class Checkpoints:
 
         Raises CheckpointError when this or an earlier write failed, for instance because the disk is full.
         """
-        notes = digests.signed({**notes, "shapes": _shapes(state), "digests": digests.of_tree(state)})
+        notes = digests.signed({**notes, _STEP: step, "shapes": _shapes(state), "digests": digests.of_tree(state)})
         try:
             self._manager.wait_until_finished()
             begun = self._manager.save(
@@ -198,6 +199,9 @@ class Checkpoints:
     def _read(self, path: epath.Path, state: PyTree) -> tuple[PyTree, dict[str, Any]]:
         what = f"checkpoint {path.name} in {self._folder}"
         notes = self._notes(path)
+        step = int(path.name.partition(".")[0])
+        if notes.get(_STEP, step) != step:
+            raise digests.Damaged(f"it is that of step {notes[_STEP]}, in a folder of another name")
         like = former.as_saved(state, notes["shapes"])
         _check_shapes(notes["shapes"], _shapes(like), what)
         restored = self._reader.restore(path, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]

@@ -90,14 +90,15 @@ def run(args: argparse.Namespace) -> int:
     """Trains with parsed arguments; 0 when done."""
     import jax
 
-    from big_vision_dual.train import distributed, recipes, telling
+    from big_vision_dual.train import distributed, progress, recipes, telling
     from big_vision_dual.train.loop import fit
 
     started = time.monotonic()
     with distributed.joined(args.distributed):
         last = fit(recipes.load(args.config, args.overrides), args.workdir, name=args.config)
         if jax.process_index() == 0:
-            print(telling.closing(last, time.monotonic() - started, args.workdir))
+            said = telling.closing(last, time.monotonic() - started, args.workdir)
+            print(said, file=progress.Screen(sys.stdout), flush=True)
     return 0
 
 

@@ -1,6 +1,7 @@
 """One training a workdir: who has it is written in it, and another training is refused by that name.
 
-On a local file system the operating system holds the lock, and drops it when the process ends, however it ends. In a
+On a local file system the operating system holds the lock, and drops it when the process ends, however it ends. Where
+the folder was moved away meanwhile, or the lock's file deleted, a training notices another that began there. In a
 bucket there is no such thing: the owner's file carries a count that goes up every few seconds, and a count that stands
 still for a minute belongs to a training that is gone. No clock is compared with another machine's.
 """
@@ -30,6 +31,7 @@ from big_vision_dual.train import run_files, workdir
 _BEAT_SECONDS = 15.0
 _STALE_SECONDS = 60.0  # four beats
 _SETTLE_SECONDS = 2.0  # in which of two that start at once the later one's file is the one that stays
+_MOST, _MOST_PID = 10_000, 2**31 - 1  # bytes of an owner's file; of the kernel's processes
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 Check = Callable[[], None]
@@ -88,11 +90,13 @@ def _refused(path: str, other: Owner | None) -> workdir.WorkdirError:
     )
 
 
-def _parsed(text: str) -> Owner | None:
+def _parsed(content: bytes) -> Owner | None:
     try:
-        return Owner(**json.loads(text))
-    except (ValueError, TypeError):
+        owner = Owner(**json.loads(content))
+    except (ValueError, TypeError, RecursionError):
         return None
+    right = all(type(getattr(owner, one.name)).__name__ == one.type for one in dataclasses.fields(Owner))
+    return owner if right and 0 < owner.pid <= _MOST_PID else None
 
 
 def _text(owner: Owner) -> str:
@@ -102,19 +106,55 @@ def _text(owner: Owner) -> str:
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[Check]:
     """flock(2); the file stays, since to delete it would race with one who has just opened it."""
-    import fcntl
-
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    lock = _Lock(path)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _refused(path, _parsed(os.pread(descriptor, 10_000, 0).decode(errors="replace"))) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _text(_myself()).encode(), 0)
-        yield lambda: None
+        lock.take()
+        yield lock.check
     finally:
-        os.close(descriptor)
+        lock.drop()
+
+
+class _Lock:
+    """The owner's file, open while this process has it."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._descriptor: int | None = None
+
+    def take(self, flags: int = 0) -> None:
+        """flags: further ones of open(2). Raises WorkdirError where another has it."""
+        import fcntl
+
+        with contextlib.ExitStack() as opened:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+            opened.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _refused(self._path, _parsed(os.pread(descriptor, _MOST, 0))) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, _text(_myself()).encode(), 0)
+            opened.pop_all()
+        self.drop()
+        self._descriptor = descriptor
+
+    def drop(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def check(self) -> None:
+        """Raises WorkdirError where the file of that name is another's: this one's, or its folder, was moved or
+        deleted, and another training began there. Where there is none it is made again."""
+        assert self._descriptor is not None
+        with contextlib.suppress(OSError):  # a disk out of reach is for those to say who write there
+            try:
+                named = os.stat(self._path)
+            except FileNotFoundError:
+                self.take(os.O_EXCL)
+                return
+            if not os.path.samestat(named, os.fstat(self._descriptor)):
+                raise _refused(self._path, _parsed(files.read_bytes(self._path)))
 
 
 @contextlib.contextmanager
@@ -136,8 +176,8 @@ def _leased(path: epath.Path) -> Iterator[Check]:
 def _read(path: epath.Path) -> Owner | None:
     """Whose lease it is; None where there is no file, or none of an owner. A reading that fails is no such answer."""
     try:
-        return _parsed(files.read(path))
-    except (FileNotFoundError, files.FileError):
+        return _parsed(files.read_bytes(path))
+    except FileNotFoundError:
         return None
 
 

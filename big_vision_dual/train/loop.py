@@ -90,20 +90,22 @@ class _Session:
         self._run = run
         self._every = _Every(*(run.steps(name, default=steps) for name, steps in fields.PERIODS.items()))
         self._checkpoints = _open_checkpoints(folder, self._every.keep, stack)
-        changed = changes.check(folder, run.config) if folder is not None and self._last_checkpoint is not None else ()
+        own = self._last_checkpoint
+        changed = changes.check(folder, run.config, own) if folder is not None else ()
+        alike = all(change.free for change in changed)
         begun = self._begun = start.begin(run, self._checkpoints)
         self._state: TrainState = begun.state
         self._step = int(begun.state.step)
         sizes = run.config.input.batch_size, run.data_size
         self._seen = examples.Seen.noted(begun.notes, self._step, *sizes)
+        if own is not None:
+            changes.check_data(self._seen.by_size, run.data_size, run.config)
         if folder is not None:
             workdir_lib.describe(run, folder, self._step if changed else None)
         self._sink = sinks.open_sink(run, folder, begun.notes.get("wandb_id"))
         stack.callback(self._sink.close)
-        rows = folder / run_files.METRICS if folder is not None and jax.process_index() == 0 else None
-        self._writer = metrics.MetricWriter(rows, after_step=self._step)
-        atoms = None if rows is None else rows.parent / run_files.ATOM_NORMS
-        self._atom_writer = metrics.MetricWriter(atoms, after_step=self._step)
+        self._writer = self._rows(folder, run_files.METRICS, alike)
+        self._atom_writer = self._rows(folder, run_files.ATOM_NORMS, alike)
         self._sizes = Watch(run.course, run.table, begun.notes.get("sizes"))
         self._evals = Evals(run, workdir=folder)
         self._monitor = health.Monitor(run.fns.state.params)
@@ -112,6 +114,11 @@ class _Session:
         self._progress = stack.enter_context(Progress(self._step, run.total_steps))
         self._progress.say(telling.header(run, name, folder))
         self._progress.say(begun.told)
+
+    def _rows(self, folder: epath.Path | None, name: str, alike: bool) -> metrics.MetricWriter:
+        path = folder / name if folder is not None and jax.process_index() == 0 else None
+        noted = self._begun.notes.get("rows", {}).get(name)
+        return metrics.MetricWriter(path, self._step, alike=alike, noted=noted)
 
     def _compiled(self) -> Any:
         """The step, compiled: done before the clock starts, so that speeds and ETA are of steps alone."""
@@ -255,6 +262,7 @@ class _Session:
             "wandb_id": self._sink.id,
             "sizes": self._sizes.notes,
             "rewound": self._begun.rewound,
+            "rows": {run_files.METRICS: self._writer.note(), run_files.ATOM_NORMS: self._atom_writer.note()},
             **self._seen_until_now().note(),
         }
         self._checkpoints.save(self._step, self._state, notes)

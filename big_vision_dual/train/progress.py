@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
 
 import jax
 from rich import console, progress
 
 _SHOWN = ("training_loss", "img/sec", "mfu")
 _LINE_SECONDS = 20.0  # at least between two lines of `Work` in a file
+
+
+class Screen:
+    """A text stream that nothing depends on: once it cannot be written to, what is written is dropped.
+
+    The reader of a pipe may end, a terminal close, the disk of a log be full. At the first, rich would end the process.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except OSError:  # what is still in its buffer would fail once more when the process ends
+            with contextlib.suppress(OSError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
 
 
 class Eta:
@@ -51,7 +83,7 @@ class Work:
 
     def __init__(self, what: str, total: float, done: float = 0.0, quiet: bool = False):
         self._what, self._total, self._done, self._eta = what, total, done, Eta(total)
-        self._console = console.Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = _console(sys.stderr, quiet)
         self._lines = not self._console.is_terminal
         self._said = float("-inf")
         columns = [progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TimeElapsedColumn(),
@@ -94,7 +126,7 @@ class Progress:
 
     def __init__(self, first_step: int, total_steps: int, plain_lines: bool = True):
         self._total, self._eta = total_steps, Eta(total_steps)
-        self._console = console.Console(quiet=jax.process_index() != 0, soft_wrap=True, highlight=False)
+        self._console = _console(sys.stdout, quiet=jax.process_index() != 0)
         self._plain_lines = plain_lines and not self._console.is_terminal
         self._bar = progress.Progress(
             progress.TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
@@ -125,6 +157,11 @@ class Progress:
     def say(self, text: str) -> None:
         """A line of its own, above the bar."""
         self._console.print(text, markup=False)
+
+
+def _console(stream: TextIO, quiet: bool) -> console.Console:
+    screen: Any = Screen(stream)
+    return console.Console(file=screen, quiet=quiet, highlight=False, soft_wrap=True)
 
 
 def _is_eval(name: str) -> bool:

@@ -21,6 +21,8 @@ CHECKPOINTS = "checkpoints"
 WANDB_ID = "wandb_id.txt"
 OWNER = "trainer.lock"
 PROFILE = "profile"
+REPLACED = (METRICS, ATOM_NORMS, CONFIG, VERSIONS, TABLE, WANDB_ID)
+"""Those that the trainer writes by `files.replacing`."""
 
 Folder = str | os.PathLike[str]
 

@@ -15,6 +15,7 @@ EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: stopped by a signal, everything saved; the same command continues the run."""
 INTERRUPTED = 130
 """128 + SIGINT: ended at once by a second Ctrl-C, without saving."""
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last when a terminal closes, or its ssh ends
 _PATIENCE_SECONDS = 5.0
 _HEARD = (
     b"\nStopping: the step under way (or the compilation) is finished, then everything is saved. "
@@ -32,7 +33,9 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """Context in which the first SIGTERM or SIGINT asks for a stop; a second SIGINT interrupts at once.
+    """Context in which the first SIGTERM, SIGINT or SIGHUP asks for a stop; a second SIGINT interrupts at once.
+
+    What is ignored, as nohup has it for SIGHUP, stays so.
 
     On a pod, JAX's preemption service watches for SIGTERM (which is also Google Cloud's notice) on every
     host, and all hosts agree on the step to stop at; SIGINT then keeps its usual meaning.
@@ -45,8 +48,11 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if not jax.distributed.is_initialized() and threading.current_thread() is threading.main_thread():
             self._undo.enter_context(_answers())
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._undo.callback(signal.signal, number, signal.signal(number, self._handle))
+            for number in _STOPS:
+                before = signal.getsignal(number)
+                if before is not signal.SIG_IGN:
+                    self._undo.callback(signal.signal, number, before)
+                    signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,12 +97,17 @@ def _answers():
 def _answer(reading: int, left: threading.Event) -> None:
     heard = 0
     while byte := os.read(reading, 1):
-        if byte[0] not in (signal.SIGINT, signal.SIGTERM):
+        if byte[0] not in _STOPS:
             continue
         if not heard:
-            os.write(2, _HEARD)
+            _say(_HEARD)
         elif byte[0] == signal.SIGINT:
-            os.write(2, _AT_ONCE)
+            _say(_AT_ONCE)
             if not left.wait(_PATIENCE_SECONDS):
                 os._exit(INTERRUPTED)
         heard += 1
+
+
+def _say(text: bytes) -> None:
+    with contextlib.suppress(OSError):  # a terminal that has closed
+        os.write(2, text)

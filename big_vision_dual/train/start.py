@@ -132,7 +132,7 @@ def _resume(run: Run, workdir: str) -> Start:
     state, notes = left_by(run, workdir, f"config.resume={workdir!r}", run.config.get("resume_step"))
     for change in changes.against(workdir_lib.located(workdir), run.config):
         logging.info("config.resume: another config than there: %s", change)
-    kept = {name: value for name, value in notes.items() if name not in ("wandb_id", "rewound")}
+    kept = {name: value for name, value in notes.items() if name not in ("wandb_id", "rewound", "rows")}
     return Start(state, kept, f"continues at step {int(state.step)} of {workdir}", _rewound(run))
 
 

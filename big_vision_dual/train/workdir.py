@@ -24,16 +24,19 @@ from big_vision_dual.train import changes, run_files
 from big_vision_dual.train.setup import Run
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_IN_THE_WAY = (errno.EISDIR, errno.EEXIST, errno.ENOTDIR)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
 _PATTERN = "[]*?\\"  # orbax looks for its files with glob, which reads these as patterns
 _SAID = (
     (r"No space left|quota exceeded|File too large|ENOSPC|EDQUOT|EFBIG", _FULL),
     (r"Permission denied|Read-only file system|PERMISSION_DENIED|EACCES|EROFS", _FORBIDDEN),
+    (r"Is a directory|Not a directory|File exists", _IN_THE_WAY),
     (r"No such file or directory|NOT_FOUND|ENOENT|Stale file handle", (errno.ENOENT, errno.ESTALE)),
 )
 _REMEDIES = {
     _FULL: "Free some space there, or raise config.ckpt_steps and config.keep_ckpt_steps",
+    _IN_THE_WAY: "Something else is where that file or folder should be: move it away or give another workdir",
     _FORBIDDEN: "Give a folder that you may write to",
     (errno.ENOENT, errno.ESTALE): "The folder, or the disk that it is on, has gone: bring it back or give another one",
 }
@@ -98,6 +101,7 @@ def describe(run: Run, folder: epath.Path, replaced_at: int | None) -> None:
     """
     if jax.process_index() != 0:
         return
+    files.drop_unfinished(folder, run_files.REPLACED)
     if replaced_at is not None:
         changes.keep(folder, replaced_at)
     files.write_json(folder / run_files.CONFIG, changes.plain(run.config))

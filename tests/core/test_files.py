@@ -109,6 +109,33 @@ def test_a_failing_disk_names_the_file(tmp_path, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))  # as read(2) says it, of a number and not of a name
 
 
+def test_a_damaged_archive_is_told_from_a_failing_disk(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(3))
+    assert files.read_npz(path)["a"].tolist() == [0, 1, 2]
+    for code, raised in ((errno.EINVAL, files.FileError), (errno.EIO, OSError)):  # EINVAL: a damaged offset, sought
+
+        def load(*_, code=code, **__):
+            raise OSError(code, os.strerror(code))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(np, "load", load)
+            with pytest.raises(raised, match=str(path)) as caught:
+                files.read_npz(path)
+        assert caught.type is raised
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(files.FileError, match=rf"{path} is no \.npz archive, or a damaged one"):
+        files.read_npz(path)
+
+
+def test_what_a_killed_writer_left_is_dropped_and_nothing_else(tmp_path):
+    for name in ("config.json.17.tmp", "config.json", "config.json.tmp", "config+json.17.tmp", "other.json.17.tmp"):
+        (tmp_path / name).touch()
+    files.drop_unfinished(tmp_path, ["versions.json", "config.json"])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"config.json", "config.json.tmp", "config+json.17.tmp", "other.json.17.tmp"}
+
+
 def test_no_other_module_opens_a_file_to_write():
     """Rows of metrics, which are appended and cut back, are the one exception."""
     found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if any(writing(path))}

@@ -182,6 +182,20 @@ def test_notes_that_changed_on_disk_are_damage(saved, wanted, tmp_path, caplog):
     assert "its notes changed on disk" in caplog.text
 
 
+@pytest.mark.usefixtures("saved")
+def test_one_in_a_folder_of_another_step_gives_way(wanted, tmp_path, caplog):
+    """Taken as it is named, it would stop every save from its own step on: 'is there already'."""
+    (tmp_path / "4").rename(tmp_path / "99")
+    with checkpoint.Checkpoints(tmp_path) as again:
+        assert int(newest(again, wanted).step) == 5
+        assert "checkpoint 99 in" in caplog.text
+        assert "it is that of step 4, in a folder of another name" in caplog.text
+        again.save(6, make_state(6), {})
+        again.wait()
+        assert again.latest == 6
+    assert (tmp_path / "99.damaged").is_dir()
+
+
 def test_checkpoints_of_before_0_2_are_read(saved, wanted, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(digests, "signed", lambda notes: {"sums": notes["digests"], "shapes": notes["shapes"]})

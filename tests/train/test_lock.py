@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import socket
 import subprocess
@@ -46,7 +47,56 @@ def test_a_second_one_is_refused_by_name_and_the_lock_goes_with_its_holder(tmp_p
 def test_a_torn_owners_file_is_no_reason_to_fail(tmp_path):
     (tmp_path / run_files.OWNER).write_bytes(b'{"tok\xff')
     with lock.held(epath.Path(tmp_path)):
-        assert lock._parsed((tmp_path / run_files.OWNER).read_text()).pid == os.getpid()
+        assert lock._parsed((tmp_path / run_files.OWNER).read_bytes()).pid == os.getpid()
+
+
+def test_a_folder_that_was_moved_away_belongs_to_the_training_that_begins_there(tmp_path):
+    """The first one names its files by path, and would write into the run of the second."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with lock.held(epath.Path(folder)) as first:
+        first()
+        folder.rename(tmp_path / "moved")
+        first()  # nobody is there yet
+        (tmp_path / "moved").rename(folder)
+        first()  # and it may come back
+        folder.rename(tmp_path / "moved")
+        folder.mkdir()
+        with lock.held(epath.Path(folder)) as second:
+            for _ in range(2):
+                with pytest.raises(workdir.WorkdirError, match="another training has the workdir"):
+                    first()
+            second()
+        with pytest.raises(workdir.WorkdirError, match="another training has the workdir"):
+            first()  # also when the second has ended: the folder holds its run
+
+
+def test_a_deleted_lock_is_taken_again(tmp_path):
+    with lock.held(epath.Path(tmp_path)) as first:
+        (tmp_path / run_files.OWNER).unlink()
+        first()
+        with pytest.raises(workdir.WorkdirError, match=f"process {os.getpid()} of "):
+            lock.held(epath.Path(tmp_path)).__enter__()
+        first()
+
+
+OWNER = {"token": "t", "host": "h", "pid": 5, "user": "u", "since": "s", "command": "c", "beat": 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\xff", b"[" * 100_000, b"[1, 2]", b"null", b"{}", json.dumps({**OWNER, "more": 1}).encode(),
+        *(json.dumps({**OWNER, "pid": pid}).encode() for pid in ("x", 0, -1, 2**40, True, None)),
+        json.dumps({**OWNER, "token": 3}).encode(),
+    ],
+)  # fmt: skip
+def test_an_owners_file_of_garbage_has_no_owner(path, content):
+    assert lock._parsed(json.dumps(OWNER).encode()) == lock.Owner(**OWNER)
+    path.write_bytes(content)
+    assert lock._read(path) is None
+    with lock._leased(path) as check:
+        check()
 
 
 def test_a_lease_that_is_renewed_belongs_to_a_living_training(path):
@@ -73,7 +123,7 @@ def test_a_lease_that_cannot_be_read_is_not_free(path, monkeypatch):
     def unreachable(_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(lock.files, "read", unreachable)
+    monkeypatch.setattr(lock.files, "read_bytes", unreachable)
     with pytest.raises(OSError, match="Input/output error"):
         lock._leased(path).__enter__()
 

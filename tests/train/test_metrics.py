@@ -134,6 +134,84 @@ def test_damaged_lines_lose_no_later_rows_and_are_said(tmp_path, caplog):
     assert (tmp_path / "big_vision_metrics.damaged.txt").read_bytes() == lines[1] + b"\n"
 
 
+def written(path, losses):
+    """Rows 1, 2, ... and what a checkpoint notes of them."""
+    writer = metrics.MetricWriter(path)
+    for step, loss in enumerate(losses, 1):
+        writer.measure("training_loss", loss)
+        writer.write(step)
+    return writer.note()
+
+
+def test_a_digit_that_changes_on_disk_is_said(tmp_path, caplog):
+    path = tmp_path / run_files.METRICS
+    noted = written(path, [0.5, 0.25])
+    metrics.MetricWriter(path, 2, noted=noted)
+    assert not caplog.text
+    resumed = metrics.MetricWriter(path, 2, noted=noted)
+    resumed.measure("training_loss", 0.125)
+    resumed.write(3)
+    assert resumed.note() == written(tmp_path / "whole", [0.5, 0.25, 0.125])  # as if it had never been left
+    metrics.MetricWriter(path, 2, noted=noted)  # what is after the checkpoint is not noted there
+    assert not caplog.text
+    path.write_text(path.read_text().replace("0.25", "0.26"))
+    metrics.MetricWriter(path, 2, noted=noted)
+    assert "of its 2 rows until step 2 some changed on disk" in caplog.text
+
+
+@pytest.mark.parametrize("remove", ["line", "file"])
+def test_rows_that_are_gone_are_said(tmp_path, caplog, remove):
+    path = tmp_path / run_files.METRICS
+    noted = written(path, [0.5, 0.25])
+    if remove == "line":
+        path.write_text(path.read_text().partition("\n")[2])
+    else:
+        path.unlink()
+    metrics.MetricWriter(path, 2, noted=noted)
+    left = 1 if remove == "line" else 0
+    assert f"{path} has {left} rows until step 2; when its checkpoint was written there were 2." in caplog.text
+
+
+def test_rows_of_another_config_are_kept_beside(tmp_path, caplog):
+    path = tmp_path / run_files.METRICS
+    aside = tmp_path / "big_vision_metrics.superseded.txt"
+    written(path, [1.0, 2.0, 3.0])
+    lines = path.read_bytes().splitlines(keepends=True)
+    metrics.MetricWriter(path, 2)
+    assert not aside.exists()
+    metrics.MetricWriter(path, 1, alike=False)
+    metrics.MetricWriter(path, 0, alike=False)
+    assert path.read_bytes() == b""
+    assert aside.read_bytes() == lines[1] + lines[0]
+    assert f"1 rows after step 0 are of another config; kept in {aside}" in caplog.text
+
+
+def test_rows_are_on_disk_before_a_checkpoint_notes_them(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+    path = tmp_path / run_files.METRICS
+    assert written(path, []) == {"count": 0, "crc32": 0}
+    assert written(None, [1.0])["count"] == 1
+    assert synced == []
+    written(path, [1.0])
+    assert synced == [str(path)]
+
+
+def test_what_is_ignored_stays_so_and_a_closed_terminal_asks_for_a_stop():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    try:
+        with signals.StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.at(1)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with signals.StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.at(1)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_stop_is_asked_for_by_the_first_signal_and_handlers_come_back(capfd):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with signals.StopRequest() as stop:

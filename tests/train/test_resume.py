@@ -6,6 +6,7 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 from etils import epath
 from run_rows import repeatable as rows
@@ -95,6 +96,33 @@ def test_resume_step_goes_back_once_and_then_on(tmp_path, tiny, monkeypatch):
         assert rows(tmp_path) == whole
     names = sorted(path.name for path in (tmp_path / run_files.CHECKPOINTS).iterdir())
     assert names == ["12", "12.superseded", "12.superseded-2", "8"]
+
+
+def test_a_run_without_a_checkpoint_leaves_its_rows_to_no_other_config(tmp_path, tiny):
+    short = ("--config.total_steps=3", "--config.ckpt_steps=0")
+    fit(tiny(*short, model="mlp"), tmp_path)
+    first = rows(tmp_path)
+    fit(tiny(*short, model="mlp"), tmp_path)
+    assert rows(tmp_path) == first
+    assert not list(tmp_path.glob("*.superseded.txt"))
+    lines = (tmp_path / run_files.METRICS).read_text()
+    fit(tiny(*short, "--config.lr=0.2", model="mlp"), tmp_path)
+    assert rows(tmp_path) != first
+    assert (tmp_path / "big_vision_metrics.superseded.txt").read_text() == lines
+    assert json.loads((tmp_path / "config.until-step-0.json").read_text())["lr"] == 0.3
+
+
+def test_other_data_under_the_same_name_is_no_continuation(tmp_path, tiny, monkeypatch):
+    """And what is continued knows the rows that it was left with."""
+    folder, data = tmp_path / "run", tmp_path / "data.npz"
+    arrays = dict(np.load(os.environ["DATA"]))
+    np.savez(data, **arrays)
+    monkeypatch.setenv("DATA", str(data))
+    fit(tiny("--config.total_steps=4", model="mlp"), folder)
+    arrays["train_image"], arrays["train_label"] = arrays["train_image"][:90], arrays["train_label"][:90]
+    np.savez(data, **arrays)
+    with pytest.raises(changes.ConfigChanged, match="the training data has 90 examples, and had 100 until"):
+        fit(tiny("--config.total_steps=4", model="mlp"), folder)
 
 
 def test_one_training_a_workdir(tmp_path, tiny):

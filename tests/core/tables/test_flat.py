@@ -59,6 +59,10 @@ GUESSED = {
         {"layers/0/weight": (16, 8), "layers/0/bias": (16,), "norm/weight": (8,)},
         {"layers/0/weight": "Linear oi", "layers/0/bias": "Bias o", "norm/weight": "Scale o"},
     ),
+    "outputs last, as the bias says": (
+        {"fc/weight": (16, 8), "fc/bias": (8,)},
+        {"fc/weight": "Linear io", "fc/bias": "Bias o"},
+    ),
     "fused query, key and value": (
         {"attn/qkv/kernel": (8, 24), "attn/qkv/bias": (24,)},
         {
