@@ -115,14 +115,19 @@ def _head(statement: ast.stmt) -> range:
 
 
 def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those of annotations, imports, raised errors and formatted texts, in the order of the source."""
+    """All nodes but those of annotations, imports, checks, raised errors and formatted texts, in the source's order."""
     for field, value in ast.iter_fields(tree):
         if field in ("annotation", "returns", "decorator_list", "type_params"):
             continue
         for node in value if isinstance(value, list) else [value]:
-            if isinstance(node, ast.AST) and not isinstance(node, _UNREACHED):
+            if isinstance(node, ast.AST) and not isinstance(node, _UNREACHED) and not _is_check(node):
                 yield node
                 yield from _nodes(node)
+
+
+def _is_check(node: ast.AST) -> bool:
+    """`strict=True` of zip and map, which asserts what holds."""
+    return isinstance(node, ast.keyword) and node.arg == "strict"
 
 
 def _changes(node: ast.AST) -> list:

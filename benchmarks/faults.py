@@ -1,6 +1,6 @@
 """Faults against the trainer: kills, failing reads and writes, flipped bits, two trainers, a wrong clock, other hands.
 
-    python benchmarks/faults.py                   300 faults; Linux, with a C compiler
+    python benchmarks/faults.py                   298 faults; Linux, with a C compiler
     python benchmarks/faults.py --only kill       one kind anew; results/faults.json keeps those of the others
     python benchmarks/faults.py --share 0.1       a tenth of them
 

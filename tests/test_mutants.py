@@ -29,6 +29,7 @@ def test_each_mutant_changes_one_thing(mutants, tmp_path):
         "    '''Text.'''\n"
         "    if a % 2 == 0 and a < 9:\n"
         "        raise ValueError(f'{a - 1}')\n"
+        "    f(zip(a, strict=True))\n"
         "    return -a * 2.5 > 1\n"
     )
     found = [mutant.what for mutant in mutants.mutants(file)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import itertools
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -44,7 +46,8 @@ class Checkpoints:
 
     A checkpoint holds a tree of arrays (the TrainState) and `notes`, a JSON object. It is written beside
     its final place and renamed when complete, so that a crash leaves the ones before untouched. The first that a
-    process writes is read back at once. Raises WorkdirError for a path that orbax cannot read back.
+    process writes is read back at once. Raises WorkdirError for a path that orbax cannot read back, NotADirectoryError
+    where something else is in its place, which orbax would take for no checkpoints.
     """
 
     def __init__(self, folder: epath.PathLike, keep_every: int = 0, read_only: bool = False):
@@ -53,6 +56,8 @@ class Checkpoints:
         self._read_back = read_only
         if not read_only:
             workdir.refuse_patterns(self._folder)
+        if self._folder.exists() and not self._folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(self._folder))
         keep: list[Any] = [policies.LatestN(_KEEP_LATEST)]
         if keep_every:
             keep.append(policies.EveryNSteps(keep_every))

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 from typing import Any
 
@@ -92,7 +93,7 @@ class _Session:
         self._checkpoints = _open_checkpoints(folder, self._every.keep, stack)
         own = self._last_checkpoint
         changed = changes.check(folder, run.config, own) if folder is not None else ()
-        alike = all(change.free for change in changed)
+        alike_until = self._alike_until(own, changed)
         begun = self._begun = start.begin(run, self._checkpoints)
         self._state: TrainState = begun.state
         self._step = int(begun.state.step)
@@ -104,8 +105,8 @@ class _Session:
             workdir_lib.describe(run, folder, self._step if changed else None)
         self._sink = sinks.open_sink(run, folder, begun.notes.get("wandb_id"))
         stack.callback(self._sink.close)
-        self._writer = self._rows(folder, run_files.METRICS, alike)
-        self._atom_writer = self._rows(folder, run_files.ATOM_NORMS, alike)
+        self._writer = self._rows(folder, run_files.METRICS, alike_until)
+        self._atom_writer = self._rows(folder, run_files.ATOM_NORMS, alike_until)
         self._sizes = Watch(run.course, run.table, begun.notes.get("sizes"))
         self._evals = Evals(run, workdir=folder)
         self._monitor = health.Monitor(run.fns.state.params)
@@ -115,10 +116,17 @@ class _Session:
         self._progress.say(telling.header(run, name, folder))
         self._progress.say(begun.told)
 
-    def _rows(self, folder: epath.Path | None, name: str, alike: bool) -> metrics.MetricWriter:
+    def _alike_until(self, checkpoint: int | None, changed: tuple[changes.Change, ...]) -> float:
+        """The last step whose row comes again as it was. Rows beyond the first checkpoint, where there is none, are of
+        a run whose checkpoints have gone: they may come back."""
+        if any(not change.free for change in changed):
+            return 0
+        return math.inf if checkpoint is not None else min(filter(None, self._saving), default=math.inf)
+
+    def _rows(self, folder: epath.Path | None, name: str, alike_until: float) -> metrics.MetricWriter:
         path = folder / name if folder is not None and jax.process_index() == 0 else None
         noted = self._begun.notes.get("rows", {}).get(name)
-        return metrics.MetricWriter(path, self._step, alike=alike, noted=noted)
+        return metrics.MetricWriter(path, self._step, alike_until=alike_until, noted=noted)
 
     def _compiled(self) -> Any:
         """The step, compiled: done before the clock starts, so that speeds and ETA are of steps alone."""
@@ -273,8 +281,12 @@ class _Session:
         return optim.fires(step, every, self._run.total_steps)
 
     def _saves(self, step: int) -> bool:
-        periods = (self._every.save, self._every.keep)
-        return any(optim.fires(step, every, self._run.total_steps, first=False) for every in periods)
+        return any(optim.fires(step, every, self._run.total_steps, first=False) for every in self._saving)
+
+    @property
+    def _saving(self) -> tuple[int, int]:
+        """Periods of checkpoints."""
+        return self._every.save, self._every.keep
 
 
 def _open_checkpoints(

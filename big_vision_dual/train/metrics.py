@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -21,9 +22,10 @@ class MetricWriter:
     """Collects the measurements of a step and writes them as one row.
 
     path: of the file; None keeps the rows in memory only. after_step: rows beyond this step are cut off
-      (they will be computed again), and so is a last line that was only half written. alike: whether they will be
-      computed again as they were; otherwise they go to NAME.superseded.txt beside it, as damaged lines go to
-      NAME.damaged.txt, as they are. noted: what `note` gave at `after_step`; a warning says where the rows are others.
+      (they will be computed again), and so is a last line that was only half written. alike_until: the last step whose
+      row will be computed again as it was; where there are later ones, what is cut goes to NAME.superseded.txt beside
+      it, as damaged lines go to NAME.damaged.txt, as they are. noted: what `note` gave at `after_step`; a warning says
+      where the rows are others.
     """
 
     def __init__(
@@ -31,7 +33,7 @@ class MetricWriter:
         path: epath.Path | None,
         after_step: int = 0,
         *,
-        alike: bool = True,
+        alike_until: float = math.inf,
         noted: Mapping[str, int] | None = None,
     ):
         self._path = path
@@ -39,12 +41,12 @@ class MetricWriter:
         self._count, self._sum = 0, 0
         self.last: dict[str, Any] = {}
         if path is not None and path.exists():
-            self._take_up(path, after_step, alike)
+            self._take_up(path, after_step, alike_until)
         if path is not None and noted is not None:
             self._compare(path, after_step, noted)
 
-    def _take_up(self, path: epath.Path, after_step: int, alike: bool) -> None:
-        kept, damaged, cut = [], [], []
+    def _take_up(self, path: epath.Path, after_step: int, alike_until: float) -> None:
+        kept, damaged, cut, reached = [], [], [], 0
         for line, row in run_files.parsed(path):
             if row is None:
                 damaged.append(line)
@@ -54,10 +56,11 @@ class MetricWriter:
                 self._add(line)
             else:
                 cut.append(line)
+                reached = max(reached, row["step"])
         _set_aside(path, "damaged", damaged)
-        if cut and not alike:
+        if reached > alike_until:
             aside = _set_aside(path, "superseded", cut)
-            logging.warning("%d rows after step %d are of another config; kept in %s", len(cut), after_step, aside)
+            logging.warning("%d rows after step %d may not come again as they were: %s", len(cut), after_step, aside)
         files.write(path, b"".join(line + b"\n" for line in kept))
 
     def _compare(self, path: epath.Path, step: int, noted: Mapping[str, int]) -> None:

@@ -124,3 +124,14 @@ def test_leaves_that_are_no_real_numbers_are_refused_at_init_by_name():
         bvd.scale_by_dualize(bvd.flat_table(tree)).init(tree)
     with pytest.raises(tables.TableError, match=r"name is a str; possible: arrays"):
         bvd.flat_table({"name": "vit"})
+
+
+def test_the_first_rule_that_matches_a_whole_path_wins():
+    rules = [("a", 1), ("a/.*", 2), (".*/kernel", 3)]
+    assert trees.first_match(rules, ["b/kernel", "a/kernel", "a"], "lrs") == {"b/kernel": 3, "a/kernel": 2, "a": 1}
+
+
+@pytest.mark.parametrize(("count", "shown"), [(5, "p0, p1, p2, p3, p4. "), (6, "p0, p1, p2, p3, p4, .... ")])
+def test_paths_without_a_rule_are_counted_and_five_of_them_named(count, shown):
+    with pytest.raises(ValueError, match=f"^lrs: {count} parameters match no pattern: {shown.replace('.', '[.]')}"):
+        trees.first_match([("a", 1)], ["a", *(f"p{number}" for number in range(count))], "lrs")

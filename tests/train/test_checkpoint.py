@@ -259,6 +259,13 @@ def test_another_models_checkpoint_is_refused_and_left_alone(saved, wanted):
     assert saved.steps == [3, 4, 5]
 
 
+def test_a_file_in_place_of_the_folder_is_not_taken_for_no_checkpoints(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    for read_only in (False, True):
+        with pytest.raises(NotADirectoryError, match="checkpoints"):
+            checkpoint.Checkpoints(tmp_path / "checkpoints", read_only=read_only)
+
+
 def test_an_empty_folder_has_nothing(tmp_path, wanted):
     checkpoints = checkpoint.Checkpoints(tmp_path / "new")
     assert checkpoints.restore(wanted) is None

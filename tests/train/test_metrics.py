@@ -179,11 +179,21 @@ def test_rows_of_another_config_are_kept_beside(tmp_path, caplog):
     lines = path.read_bytes().splitlines(keepends=True)
     metrics.MetricWriter(path, 2)
     assert not aside.exists()
-    metrics.MetricWriter(path, 1, alike=False)
-    metrics.MetricWriter(path, 0, alike=False)
+    metrics.MetricWriter(path, 1, alike_until=0)
+    metrics.MetricWriter(path, 0, alike_until=0)
     assert path.read_bytes() == b""
     assert aside.read_bytes() == lines[1] + lines[0]
-    assert f"1 rows after step 0 are of another config; kept in {aside}" in caplog.text
+    assert f"1 rows after step 0 may not come again as they were: {aside}" in caplog.text
+
+
+@pytest.mark.parametrize(("last", "kept"), [(3, False), (4, True)])
+def test_rows_beyond_the_step_that_is_repeated_are_kept_with_all_before(tmp_path, last, kept):
+    path = tmp_path / run_files.METRICS
+    written(path, [1.0] * last)
+    lines = path.read_bytes()
+    metrics.MetricWriter(path, 0, alike_until=3)
+    aside = tmp_path / "big_vision_metrics.superseded.txt"
+    assert aside.read_bytes() == lines if kept else not aside.exists()
 
 
 def test_rows_are_on_disk_before_a_checkpoint_notes_them(tmp_path, monkeypatch):

@@ -112,6 +112,14 @@ def test_a_run_without_a_checkpoint_leaves_its_rows_to_no_other_config(tmp_path,
     assert json.loads((tmp_path / "config.until-step-0.json").read_text())["lr"] == 0.3
 
 
+def test_rows_are_kept_where_the_checkpoints_have_gone(tmp_path, tiny):
+    fit(tiny("--config.total_steps=5", model="mlp"), tmp_path)
+    lines = (tmp_path / run_files.METRICS).read_text()
+    (tmp_path / run_files.CHECKPOINTS).rename(tmp_path / "elsewhere")
+    fit(tiny("--config.total_steps=5", model="mlp"), tmp_path)
+    assert (tmp_path / "big_vision_metrics.superseded.txt").read_text() == lines
+
+
 def test_other_data_under_the_same_name_is_no_continuation(tmp_path, tiny, monkeypatch):
     """And what is continued knows the rows that it was left with."""
     folder, data = tmp_path / "run", tmp_path / "data.npz"
