@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import logging
@@ -20,24 +21,28 @@ from jax.experimental.compilation_cache import compilation_cache
 
 OFF = "off"
 _SETTING, _ENABLED = "jax_compilation_cache_dir", "jax_enable_compilation_cache"
+_UNWRITABLE = re.compile(r"Error writing persistent compilation cache entry for '[^']*': (.*)")
 _UNREADABLE = re.compile(r"Error reading persistent compilation cache entry for '([^']*)'")
 
 
 @contextlib.contextmanager
 def enabled(choice: str | None, workdir: epath.Path | None) -> Iterator[None]:
-    """Context in which JAX keeps its programs in a folder; entries that turn out damaged are deleted and made anew.
+    """Context in which JAX keeps its programs in a folder; entries that turn out damaged are deleted and made anew, and
+    a folder that cannot be written to is said once.
 
     choice: config.compile_cache: a folder, 'off', or None for the default: `compile_cache` beside a workdir in a
       bucket, where the next machine finds it, else ~/.cache/big_vision_dual. A folder that JAX was given already
-      (JAX_COMPILATION_CACHE_DIR) stays.
+      (JAX_COMPILATION_CACHE_DIR) stays. Raises NotADirectoryError where something else is in its place.
     """
     given = os.environ.get(_SETTING.upper()) or jax.config.values[_SETTING]
     folder = given or (None if choice == OFF or workdir is None else choice or _default(workdir))
     if folder is None:
         yield
         return
+    if os.path.exists(folder) and not os.path.isdir(folder):  # false of a bucket, which has no folders
+        raise NotADirectoryError(errno.ENOTDIR, "the place for compiled programs is no folder", folder)
     show = warnings.showwarning
-    warnings.showwarning = functools.partial(_healing, show, folder)
+    warnings.showwarning = functools.partial(_healing, show, folder, set())
     if not given:
         _use(folder)
     try:
@@ -90,9 +95,19 @@ def _machine() -> str:
     return f"{platform.machine()}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
 
-def _healing(show: Callable[..., None], folder: str, message: Any, *details: Any, **options: Any) -> None:
-    """`warnings.showwarning`, less JAX's about an entry that it cannot read, and would neither use nor replace."""
-    unreadable = _UNREADABLE.match(str(message))
+def _healing(
+    show: Callable[..., None], folder: str, said: set[str], message: Any, *details: Any, **options: Any
+) -> None:
+    """`warnings.showwarning`, less JAX's about an entry that it cannot read, and would neither use nor replace, and
+    about each one that it cannot write."""
+    unreadable, unwritable = _UNREADABLE.match(str(message)), _UNWRITABLE.match(str(message))
+    if unwritable:
+        if not said:
+            logging.warning(
+                "compiled programs cannot be kept in %s, the next start compiles: %s", folder, unwritable[1]
+            )
+        said.add(folder)
+        return
     if not unreadable:
         show(message, *details, **options)
         return

@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,12 +24,14 @@ def libraries() -> Iterator[None]:
 
     A full disk makes orbax log a traceback in each of its threads, hundreds of lines in all, before the one error
     that says so reaches the caller. An error of the reading leaves orbax's other coroutines where they are; each
-    prints one when it is collected, and tensorstore when it finds the event loop closed. That may be as late as the
-    end of the process, so it is kept quiet from here on, and not in this context alone.
+    prints one when it is collected, tensorstore when it finds the event loop closed, and asyncio logs one for each task
+    that nobody asked. That may be as late as the end of the process, so it is kept quiet from here on, and not in this
+    context alone.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     if not isinstance(sys.unraisablehook, _ButOrbax):
         sys.unraisablehook = _ButOrbax(sys.unraisablehook)
+    logging.getLogger("asyncio").addFilter(_not_orbax)
     if os.environ.get(errors.TRACEBACK):
         yield
         return
@@ -55,6 +58,17 @@ def _wanted(record: logging.LogRecord) -> bool:
     return not record.exc_info and not str(record.msg).startswith(_CHATTER)
 
 
+def _not_orbax(record: logging.LogRecord) -> bool:
+    """Whether a record is of another error than one that came through orbax, or tracebacks are wanted."""
+    error = record.exc_info[1] if record.exc_info else None
+    frames = traceback.walk_tb(error.__traceback__) if error else ()
+    return bool(os.environ.get(errors.TRACEBACK)) or not any(_of_orbax(frame.f_code) for frame, _ in frames)
+
+
+def _of_orbax(code: Any) -> bool:
+    return "orbax" in pathlib.PurePath(code.co_filename).parts
+
+
 class _ButOrbax:
     """A sys.unraisablehook: what orbax's abandoned coroutines raise is left out, all else goes to the hook before."""
 
@@ -63,7 +77,7 @@ class _ButOrbax:
 
     def __call__(self, unraisable: Any) -> None:
         code = getattr(unraisable.object, "cr_code", None)
-        abandoned = code is not None and "orbax" in pathlib.PurePath(code.co_filename).parts
+        abandoned = code is not None and _of_orbax(code)
         closed = str(unraisable.exc_value) == "Event loop is closed"
         if os.environ.get(errors.TRACEBACK) or not (abandoned or closed):
             self._hook(unraisable)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import warnings
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -42,6 +46,24 @@ def test_a_damaged_program_is_said_deleted_and_made_anew(tmp_path, caplog):
             assert compute() == pytest.approx(2.8414709)
         assert jax.config.values["jax_compilation_cache_dir"] is None
     assert caplog.text.count("compiled anew, since it was damaged") == len(entries) > 0
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_folder_that_cannot_be_written_to_is_said_once(tmp_path, caplog, monkeypatch):
+    def full(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "entry")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with compile_cache.enabled(str(tmp_path), epath.Path("/run")):
+            monkeypatch.setattr("jax._src.compilation_cache.put_executable_and_time", full)
+            for _ in range(2):
+                assert compute() == pytest.approx(2.8414709)
+    assert caplog.text.count(f"compiled programs cannot be kept in {tmp_path}, the next start compiles") == 1
+    assert "Read-only file system" in caplog.text
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"the place for compiled programs is no folder: .*file"):
+        compile_cache.enabled(str(tmp_path / "file"), epath.Path("/run")).__enter__()
 
 
 @pytest.mark.usefixtures("fresh")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 import types
@@ -50,6 +51,27 @@ def test_coroutines_that_orbax_abandons_say_nothing_also_after_the_command(said,
     assert said == []
     abandoned("/venv/other/orbax.py")
     assert said == ["Encountered error while reading"]
+
+
+@pytest.mark.parametrize(("filename", "wanted", "count"), [
+    ("/venv/orbax/checkpoint/serialization.py", "", 0),
+    ("/venv/orbax/checkpoint/serialization.py", "1", 1),
+    ("/venv/other/orbax.py", "", 1),
+])  # fmt: skip
+def test_tasks_of_orbaxs_that_nobody_asks_say_nothing(monkeypatch, caplog, filename, wanted, count):
+    """A disk that is really full makes ten of them, after the message."""
+    monkeypatch.setenv("BVD_TRACEBACK", wanted)
+    with quiet.libraries():
+        pass
+    module = types.ModuleType("module")
+    exec(compile("async def write():\n    raise ValueError('No space left')", filename, "exec"), module.__dict__)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(module.write())
+    loop.run_until_complete(asyncio.sleep(0))
+    del task
+    gc.collect()
+    loop.close()
+    assert caplog.text.count("exception was never retrieved") == count
 
 
 def test_where_tracebacks_are_wanted_they_are_there(said, monkeypatch):
