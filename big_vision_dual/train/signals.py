@@ -35,7 +35,7 @@ class Stopped(SystemExit):
 class StopRequest:
     """Context in which the first SIGTERM, SIGINT or SIGHUP asks for a stop; a second SIGINT interrupts at once.
 
-    What is ignored, as nohup has it for SIGHUP, stays so.
+    Where SIGHUP is ignored, as nohup has it, it stays so.
 
     On a pod, JAX's preemption service watches for SIGTERM (which is also Google Cloud's notice) on every
     host, and all hosts agree on the step to stop at; SIGINT then keeps its usual meaning.
@@ -50,7 +50,7 @@ class StopRequest:
             self._undo.enter_context(_answers())
             for number in _STOPS:
                 before = signal.getsignal(number)
-                if before is not signal.SIG_IGN:
+                if (number, before) != (signal.SIGHUP, signal.SIG_IGN):
                     self._undo.callback(signal.signal, number, before)
                     signal.signal(number, self._handle)
         return self

@@ -207,7 +207,7 @@ def test_rows_are_on_disk_before_a_checkpoint_notes_them(tmp_path, monkeypatch):
     assert synced == [str(path)]
 
 
-def test_what_is_ignored_stays_so_and_a_closed_terminal_asks_for_a_stop():
+def test_a_closed_terminal_asks_for_a_stop_but_under_nohup():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
     try:
         with signals.StopRequest() as stop:
@@ -235,6 +235,17 @@ def test_a_stop_is_asked_for_by_the_first_signal_and_handlers_come_back(capfd):
     said = capfd.readouterr().err
     assert "Stopping: the step under way (or the compilation) is finished" in said
     assert "Ending at once, without saving" in said
+
+
+def test_a_shells_background_job_may_be_interrupted():
+    """Shells that are not interactive start those with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals.StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.at(1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
