@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("track", help="digits, cifar10, cifar10-large, or a path to a track's file")
     parser.add_argument("--entries", default="", help="comma-separated (default: the track's); see docs/track.md")
     parser.add_argument("--entry", action="append", default=[], metavar="FILE.py:FUNCTION", help="your own entry")
+    parser.add_argument("--until", metavar="BUDGET", help="stop after this budget (default: the track's last)")
     parser.add_argument("--data", help="TFDS' data_dir, or an NPZ file with arrays {train,test}_{image,label}")
     parser.add_argument("--out", type=pathlib.Path, help="folder of the results (default runs/track_NAME)")
     parser.add_argument("--no-run", action="store_true", help="only show what the results hold")
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if args.overrides:
         raise rules.TrackError(f"{' '.join(args.overrides)}: a track is frozen; write an entry of your own (--entry).")
     folder = args.out or pathlib.Path("runs") / f"track_{track.name}"
-    racing = race.Race(track, entries.load(track, args.entries, args.entry), folder, args.data)
+    racing = race.Race(track, entries.load(track, args.entries, args.entry), folder, args.data, args.until)
     outcomes = racing.outcomes() if args.no_run else racing.run()
     made = board.make(track, outcomes, racing.seconds())
     for table in views.tables(made):

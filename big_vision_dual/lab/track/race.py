@@ -38,11 +38,20 @@ class _Missing(Exception):
 class Race:
     """A track's results in a folder: OUT/ENTRY.jsonl, so that several processes can run entries of one track.
 
-    Raises `TrackError` where the folder holds results of another track, or of other rules.
+    until: the last budget that is run or shown; each is tuned from what the one before found. Raises `TrackError`
+    where the folder holds results of another track, or of other rules.
     """
 
-    def __init__(self, track: Track, entries: Mapping[str, Entry], folder: pathlib.Path, where: str | None = None):
+    def __init__(
+        self,
+        track: Track,
+        entries: Mapping[str, Entry],
+        folder: pathlib.Path,
+        where: str | None = None,
+        until: str | None = None,
+    ):
         self.track, self.entries, self.folder = track, entries, folder
+        self.budgets = track.budgets_until(until)
         self._runners = runs.Runners(track, where)
         self._results = {name: Results(folder / f"{name}.jsonl") for name in entries}
         self._claim()
@@ -60,10 +69,10 @@ class Race:
         """Runs what is missing; what a killed race had finished stays, and the files end up the same."""
         steps = [
             budget.steps * (budget.trials * len(self.track.tuning_seeds) + len(self.track.final_seeds))
-            for budget in self.track.budgets.values()
+            for budget in self.budgets.values()
         ]
         finished = [record for results in self._results.values() for record in results.records]
-        done = sum(record["config"]["total_steps"] for record in finished)
+        done = sum(r["config"]["total_steps"] for r in finished if r["point"]["budget"] in self.budgets)
         with Work("steps", len(self.entries) * sum(steps), done, quiet) as work:
             return [outcome for name in self.entries for outcome in self._entry(name, work)]
 
@@ -80,7 +89,7 @@ class Race:
 
     def _entry(self, name: str, work: Work | None) -> Iterator[Outcome]:
         entry, start = self.entries[name], None
-        for budget, limits in self.track.budgets.items():
+        for budget, limits in self.budgets.items():
             try:
                 found = space.search(entry.space, self._loss(name, budget, work), limits.trials, start)
             except _Missing:

@@ -66,6 +66,14 @@ class Track:
         """Of all of its rules but who takes part: results of tracks with another one are not comparable."""
         return grid.digest({**dataclasses.asdict(self), "entries": ()})
 
+    def budgets_until(self, last: str | None) -> Mapping[str, Budget]:
+        """The budgets up to one of them, in order; all for None. Raises `TrackError` for a name that is none."""
+        if last is not None and last not in self.budgets:
+            possible = ", ".join(self.budgets)
+            raise TrackError(f"track {self.name} has no budget {last!r}{did_you_mean(last, self.budgets)}: {possible}.")
+        names = list(self.budgets)
+        return {name: self.budgets[name] for name in names[: names.index(last) + 1 if last else None]}
+
     def config(self, entry: grid.Config, fields: Mapping[str, Any], budget: str, seed: int) -> grid.Config:
         """One run's config: an entry's, with tuned fields."""
         return grid.replace(entry, {**fields, "total_steps": self.budgets[budget].steps, "seed": seed})

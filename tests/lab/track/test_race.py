@@ -55,6 +55,15 @@ def test_every_entry_gets_its_trials_and_fresh_seeds(whole):
     assert [(o.entry, o.budget) for o in outcomes][:2] == [("adam", "short"), ("adam", "long")]
 
 
+def test_a_race_may_stop_after_a_budget_and_go_on_later_to_the_same_file(whole, tmp_path):
+    known = entries.load(TRACK, "", [f"{TINY}:adam"])
+    assert [o.budget for o in race.Race(TRACK, known, tmp_path, until="short").run(quiet=True)] == ["short"]
+    assert (whole[0] / "adam.jsonl").read_bytes().startswith((tmp_path / "adam.jsonl").read_bytes())
+    assert [o.budget for o in race.Race(TRACK, known, whole[0], until="short").outcomes()] == ["short"]
+    with pytest.raises(rules.TrackError, match=r"no budget 'shrt' \(did you mean 'short'.*: short, long"):
+        race.Race(TRACK, known, tmp_path, until="shrt")
+
+
 def test_a_race_killed_by_sigkill_continues_to_the_same_files(whole, tmp_path):
     given = ["track", str(TINY), "--entry", f"{TINY}:adam", "--out", str(tmp_path)]
     file, started = tmp_path / "adam.jsonl", time.monotonic()
