@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import pathlib
 from typing import Any
@@ -13,6 +12,7 @@ from big_vision_dual import models
 from big_vision_dual.core import dualize, files, tables
 from big_vision_dual.models import arch, gpt, mamba, mamba2, mlp, norm_trees, vision_mamba, vit
 from big_vision_dual.train import evaluators, fields, recipes, schema
+from big_vision_dual.train.optim import schedules
 
 WRONG = [
     "lr=-1", "lr=x", "lr=None", "lr=inf", "optax.momentum=1.5", "optax.momentum=high", "label_smoothing=2",
@@ -117,23 +117,36 @@ def test_defaults_are_allowed_and_every_field_says_what_is_possible():
         assert not field.allows(object()), field.name
 
 
-def test_options_of_models_optimizer_constraint_and_evaluators_are_all_in_the_schema():
-    """A new option needs its line in fields.py."""
+def options_in_code():
+    """{field: its defaults} of models, optimizer, schedules, constraint, evaluators; [] for one that must be given."""
     classes = [vit.ViT, mlp.MLP, gpt.GPT, mamba.Mamba, mamba2.Mamba2, vision_mamba.Sizes]
-    given = {"num_classes", "name", "parent", "spec"}
-    options = {f"model.{f.name}" for cls in classes for f in dataclasses.fields(cls) if f.name not in given}
-    options |= {f"model.scaling.{f.name}" for f in dataclasses.fields(arch.Scaling)}
-    of_functions = {
-        "optax": (dualize.scale_by_dualize, {"mesh", "target_norms"}),
-        "weight_constraint": (dualize.constrain, {"table", "rate", "mesh", "target_norms"}),
-    }
-    for kind in evaluators.EVALUATORS:
-        evaluator = evaluators._module(kind, "").Evaluator
-        of_functions |= {f"evals.{kind}": (evaluator, {"predict_fn", "source_factory", "mesh", "workdir"})}
-    for prefix, (function, ours) in of_functions.items():
-        options |= {f"{prefix}.{name}" for name in inspect.signature(function).parameters if name not in ours}
-    assert sorted(name for name in options if schema.field_of(name) is None) == []
+    given = {"num_classes", "name", "parent", "spec", "predict_fn", "source_factory", "workdir"}
+    given |= {"mesh", "target_norms", "rate", "clock"}
+    named = [("model", cls) for cls in classes] + [("model.scaling", arch.Scaling)]
+    named += [("optax", dualize.scale_by_dualize), ("weight_constraint", dualize.constrain)]
+    named += [("schedule", decay) for decay in schedules._DECAYS.values()]
+    named += [(f"evals.{kind}", evaluators._module(kind, "").Evaluator) for kind in evaluators.EVALUATORS]
+    found = {}
+    for prefix, function in named:
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name not in given and (prefix, name) != ("weight_constraint", "table"):
+                found.setdefault(f"{prefix}.{name}", []).append(parameter.default)
+    return {name: [d for d in defaults if d is not inspect.Parameter.empty] for name, defaults in found.items()}
+
+
+def test_every_option_in_the_code_is_in_the_schema():
+    """A new option needs its line in fields.py."""
+    assert sorted(name for name in options_in_code() if schema.field_of(name) is None) == []
     assert fields.FIELDS["model_name"].possible.names == models.MODELS  # type: ignore[union-attr]
+
+
+def test_the_schemas_defaults_are_those_of_the_code():
+    """None in the schema: by who reads it, or by the model, as its meaning says."""
+    by_model = {"model.scan", "model.scaling"}
+    for name, defaults in options_in_code().items():
+        field = schema.field_of(name)
+        if field is not None and field.default is not None and name not in by_model:
+            assert set(defaults) <= {field.default}, name
 
 
 def test_docs_config_is_written_from_the_schema():
