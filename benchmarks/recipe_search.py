@@ -5,8 +5,9 @@ Command: python benchmarks/recipe_search.py OUT [--start balanced] [--trials 26]
 Starts: `balanced` (every entry of every matrix moves alike, docs/track.md) at width 64, as masses; `seen` (all matrices
 alike in the algebra, but those with fan_out < fan_in corrected by the share of a random input that they see);
 `coherence` (steps in proportion to what a real batch says of the output changes that they make); `recipe` (what the
-walk from `balanced` found), on a longer budget, with the switches of the architecture and a radius. None of the budgets
-and seeds is the track's own.
+walk from `balanced` found), on a longer budget, with the switches of the architecture and a radius; `depths` (the same
+with the masses alone, judged at depths 2 and 8 together: the geometric mean of their held-out losses at one learning
+rate). None of the budgets and seeds is the track's own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,12 +30,13 @@ from big_vision_dual import models
 from big_vision_dual.core import trees
 from big_vision_dual.core.measured import unit_steps
 from big_vision_dual.core.tables import TargetNormTable
-from big_vision_dual.lab.studies import dataset
+from big_vision_dual.lab.studies import dataset, grid
 from big_vision_dual.lab.track import entries, race, rules
-from big_vision_dual.lab.track.space import Axis, Space, among, octaves
+from big_vision_dual.lab.track.space import Axis, Found, Space, among, octaves, search
 from big_vision_dual.models import arch, init, norm_trees
 from big_vision_dual.train import losses
 from big_vision_dual.train.data import arrays
+from big_vision_dual.train.progress import Work
 
 MASSES = {
     "Bias": 0.125, "Scale": 0.125, "(query|key)/": 1 / 3, "value/": 1 / 3, "Dense_1/kernel": 4.0,
@@ -154,24 +157,47 @@ def recipe(base: entries.Config) -> entries.Entry:
     return _entry(base, fields, space)
 
 
+def depths(base: entries.Config) -> entries.Entry:
+    """What `balanced` found, with a radius in place of decay; learning rate and masses are the coordinates."""
+    fields = {**_norms(FOUND), "weight_constraint": {"kind": "radius", "radius": 100.0}, "wd": 0.0}
+    return _entry(base, fields, {"lr": _STEP["lr"], **_mass_axes(FOUND), "norms.blocks_mass": Axis(4.0)})
+
+
 STARTS: dict[str, tuple[Callable[[entries.Config], entries.Entry], rules.Budget]] = {
     "balanced": (balanced, rules.Budget(120, 26)),
     "seen": (seen, rules.Budget(120, 8)),
     "coherence": (coherence, rules.Budget(120, 8)),
     "recipe": (recipe, rules.Budget(200, 30)),
+    "depths": (depths, rules.Budget(200, 26)),
 }
 """{start: (entry, steps of a run and trials)}."""
+DEPTHS = {"depths": (2, 8)}
+"""{start: the depths that it is judged at}; the track's own where it is not named."""
+BUDGET = "search"
 
 
-def plan(start: str, trials: int | None = None) -> tuple[rules.Track, dict[str, entries.Entry]]:
+def plan(start: str, depth: int | None = None) -> tuple[rules.Track, dict[str, entries.Entry]]:
     """The digits track with a budget and seeds of its own."""
     make, budget = STARTS[start]
-    budget = budget if trials is None else dataclasses.replace(budget, trials=trials)
     digits = rules.load("digits")
-    search = dataclasses.replace(
-        digits, name="digits-recipe", budgets={"search": budget}, tuning_seeds=(1, 2), final_seeds=()
+    base = digits.base if depth is None else grid.replace(digits.base, {"model.depth": depth})
+    track = dataclasses.replace(
+        digits, name="digits-recipe", base=base, budgets={BUDGET: budget}, tuning_seeds=(1, 2), final_seeds=()
     )
-    return search, {start: make(digits.base)}
+    return track, {start: make(base)}
+
+
+def walk(start: str, folder: pathlib.Path, trials: int) -> tuple[Space, Found]:
+    """Runs what the results lack. A position's loss: the geometric mean over the depths."""
+    folders = {depth: folder / f"depth_{depth}" for depth in DEPTHS.get(start, ())} or {None: folder}
+    races = [race.Race(*plan(start, depth), where) for depth, where in folders.items()]
+    with Work("runs", trials * len(races), quiet=True) as work:
+        found = search(
+            races[0].entries[start].space,
+            lambda position: statistics.geometric_mean(r.held_out(start, BUDGET, work, position) for r in races),
+            trials,
+        )
+    return races[0].entries[start].space, found
 
 
 def main() -> None:
@@ -181,14 +207,12 @@ def main() -> None:
     parser.add_argument("--start", choices=STARTS, default="balanced")
     parser.add_argument("--trials", type=int, help="in place of the start's own number")
     args = parser.parse_args()
-    track, entered = plan(args.start, args.trials)
-    (outcome,) = race.Race(track, entered, args.out / args.start).run()
-    space = entered[args.start].space
+    space, found = walk(args.start, args.out / args.start, args.trials or STARTS[args.start][1].trials)
     view = Table("trial", "held-out loss", "what differs from the start")
-    for number, (position, loss) in enumerate(outcome.found.losses.items(), 1):
+    for number, (position, loss) in enumerate(found.losses.items(), 1):
         moved = [f"{name}={axis.value(x):.4g}" if not axis.choices else f"{name}={axis.value(x)}"
                  for (name, axis), x in zip(space.items(), position, strict=True) if x]  # fmt: skip
-        best = " (best)" if position == outcome.found.best else ""
+        best = " (best)" if position == found.best else ""
         view.add_row(f"{number}{best}", f"{loss:.4f}", ", ".join(moved))
     Console().print(view)
 

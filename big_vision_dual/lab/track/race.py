@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
@@ -91,7 +92,8 @@ class Race:
         entry, start = self.entries[name], None
         for budget, limits in self.budgets.items():
             try:
-                found = space.search(entry.space, self._loss(name, budget, work), limits.trials, start)
+                loss = functools.partial(self.held_out, name, budget, work)
+                found = space.search(entry.space, loss, limits.trials, start)
             except _Missing:
                 return
             fields, start = space.fields(entry.space, found.best), found.best
@@ -101,17 +103,15 @@ class Race:
                 finals = None
             yield Outcome(name, budget, found, fields, finals)
 
-    def _loss(self, name: str, budget: str, work: Work | None):
-        """Position -> mean held-out loss over the tuning seeds."""
-        entry = self.entries[name]
+    def held_out(self, name: str, budget: str, work: Work | None, position: space.Position) -> float:
+        """Mean held-out loss of an entry over the tuning seeds, inf where one diverges.
 
-        def loss(position: space.Position) -> float:
-            fields = space.fields(entry.space, position)
-            records = [self._tuning(name, budget, fields, seed, work) for seed in self.track.tuning_seeds]
-            losses = [record["result"]["held_out_loss"] for record in records if record["result"]["finite"]]
-            return statistics.fmean(losses) if len(losses) == len(records) else float("inf")
-
-        return loss
+        work: what is told of the runs that are missing; without it none is run.
+        """
+        fields = space.fields(self.entries[name].space, position)
+        records = [self._tuning(name, budget, fields, seed, work) for seed in self.track.tuning_seeds]
+        losses = [record["result"]["held_out_loss"] for record in records if record["result"]["finite"]]
+        return statistics.fmean(losses) if len(losses) == len(records) else float("inf")
 
     def _tuning(self, name: str, budget: str, fields: Any, seed: int, work: Work | None) -> Record:
         trial = self._trial(name, budget, "tuning", fields, seed)
