@@ -1,4 +1,7 @@
-"""Names of modules before 0.2, kept for one release: importing one gives the module under its new name and warns."""
+"""Names of modules before 0.2, kept for one release: importing one gives the module under its new name and warns.
+
+Two give what they held then: `recipes.dualized` is version 0.1's recipe, and `arch_ssm` has `MIXER_OUT`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import importlib.machinery
 import sys
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 _PACKAGE = __name__.rpartition(".")[0]
 _MOVED = {
@@ -36,6 +40,19 @@ _MOVED = {
 }
 
 
+def _mixer_out(_: types.ModuleType) -> dict[str, float]:
+    from big_vision_dual.models import family
+
+    return {name: family.of(name).dual["mixer_out"] for name in ("mamba", "mamba2")}
+
+
+_AS_BEFORE: dict[str, tuple[str, Callable[[types.ModuleType], Any]]] = {
+    "recipes": ("dualized", lambda recipes: recipes.of_0_1),
+    "arch_ssm": ("MIXER_OUT", _mixer_out),
+}
+"""{old module: (what it held otherwise than the new one, made from that)}."""
+
+
 def _new_name(name: str) -> str | None:
     """'big_vision_dual.trainer.step' -> 'big_vision_dual.train.step'; None for what has not moved."""
     package, _, rest = name.partition(".")
@@ -58,7 +75,13 @@ class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         old = module.__name__
         new = _new_name(old)
         assert new is not None, "find_spec lets only old names pass"
-        sys.modules[old] = importlib.import_module(new)  # the import system hands out what it finds there
+        found = importlib.import_module(new)
+        before = _AS_BEFORE.get(old.removeprefix(f"{_PACKAGE}."))
+        if before is not None:
+            name, make = before
+            module.__dict__.update({**vars(found), name: make(found), "__name__": old})
+        else:
+            sys.modules[old] = found  # the import system hands out what it finds there
         if old != f"{_PACKAGE}.norms":  # also a public name
             warnings.warn(f"{old} is now {new}; the old name goes in 0.3.", DeprecationWarning, stacklevel=2)
 

@@ -80,7 +80,7 @@ def test_the_library_starts_without_tensorflow_and_tables_without_jax():
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("big_vision_dual.recipes", "big_vision_dual.train.recipes"),
+        ("big_vision_dual.losses", "big_vision_dual.train.losses"),
         ("big_vision_dual.norms.zoo", "big_vision_dual.models.norm_trees"),
         ("big_vision_dual.optim.schedules", "big_vision_dual.train.optim.schedules"),
     ],

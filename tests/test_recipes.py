@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pathlib
 from typing import Any
 
@@ -21,6 +22,10 @@ WRONG = [
     "keep_ckpt_steps=often", "weight_constraint=projekt", "norms.masses.Bias=-2", "ema.decay=1", "wd=-1", "seed=-1",
     "evals.val.metric=f1", "schedule.decay_type=cos", "total_percent=2", "model.scaling=duel", "wandb=maybe",
 ]  # fmt: skip
+
+CONFIGS_0_1 = pathlib.Path(__file__).parent / "goldens" / "configs_0_1"
+TODAYS = {"vit_b16_i1k_dual", "vit_ti16_i1k_dual", "vit_s16_i1k_seed"}
+"""Those that change the shipped vit_s16_i1k_dual, which they name, and so take today's."""
 
 
 @pytest.mark.parametrize("flag", WRONG)
@@ -157,6 +162,14 @@ def test_docs_config_is_written_from_the_schema():
 @pytest.mark.parametrize("name", sorted(path.stem for path in files.shipped("configs").glob("[!_]*.py")))
 def test_every_recipe_fits_the_schema(name):
     schema.check(recipes.load(name), whole=True)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS_0_1.glob("*.py")))
+@pytest.mark.filterwarnings("ignore:.* is now .*:DeprecationWarning")
+def test_a_config_file_of_version_0_1_means_what_it_meant(name):
+    then = json.loads((CONFIGS_0_1 / "resolved.json").read_text())[name]
+    now = json.loads(json.dumps(recipes.load(str(CONFIGS_0_1 / f"{name}.py")).to_dict()))
+    assert (now == then) is (name not in TODAYS)
 
 
 def test_the_imagenet_recipe_has_big_visions_head_and_evaluations_as_options():
