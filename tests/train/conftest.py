@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import devices
 import jax
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def pod(environment):
             probe.bind(("localhost", 0))
             address = f"localhost:{probe.getsockname()[1]}"
         shared = {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": devices.flags(4),
             "JAX_COORDINATOR_ADDRESS": address,
             "JAX_NUM_PROCESSES": "2",
             "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",

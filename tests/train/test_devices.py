@@ -7,9 +7,11 @@ import pathlib
 import subprocess
 import sys
 
+import devices
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.xdist_group("devices")
 RTOL = 1e-5  # of losses; measured on a CPU: 4e-7
 CURVE = pathlib.Path(__file__).parent / "curve.py"
 SHARDED_DUAL = {
@@ -63,7 +65,7 @@ def one_process(environment, variants):
         "dual, 1 device": ["mlp", 1, SHARDED_DUAL],
         "dual": ["mlp", 0, SHARDED_DUAL],
     }
-    return result(start({**environment, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}, curves))
+    return result(start({**environment, "XLA_FLAGS": devices.flags(8)}, curves))
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
 from typing import Any
 
+import devices
 import jax
 import numpy as np
 import optax
@@ -153,8 +153,9 @@ def test_sizes_are_frobenius_norms_over_those_of_a_unit_dual(table, gradients):
 def test_devices_share_projection_and_own_norms():
     """`sharded_constraints.py`: the same weights on 8 devices as on one, each device with its share of the matrices."""
     script = pathlib.Path(__file__).with_name("sharded_constraints.py")
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, script], env=devices.environment(8), capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
     assert max(found["difference"].values()) < 1e-5

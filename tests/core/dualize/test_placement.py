@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
+import devices
 import jax
 import pytest
 
@@ -17,8 +17,9 @@ from big_vision_dual.core.dualize.placement import Placement, sharded_axis
 @pytest.fixture(scope="module")
 def report():
     script = pathlib.Path(__file__).with_name("sharded_update.py")
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script], env=devices.environment(8), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import devices
 import numpy as np
 import pytest
 
@@ -65,8 +66,7 @@ def test_sharded_over_two_devices_it_gives_the_same_numbers(whole, tmp_path):
         "records, _ = t.sweep.run(t.TRIALS[:3], t.Results(sys.argv[1]), quiet=True)\n"
         "print(*(record['result']['val_loss'] for record in records))"
     )
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.path.dirname(__file__)}
+    env = devices.environment(2) | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
     command = [sys.executable, "-c", script, str(tmp_path / "r.jsonl")]
     printed = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     expected = [record["result"]["val_loss"] for record in whole[1][:3]]

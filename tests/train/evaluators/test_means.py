@@ -1,12 +1,12 @@
 """Classification and mean evaluators: exact counts, masks, errors, on one device, eight, and two processes."""
 
 import json
-import os
 import pathlib
 import socket
 import subprocess
 import sys
 
+import devices
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,14 +131,13 @@ def test_one_device():
     assert_expected(run_all())
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(1, 8), (2, 4)])
-def test_several_devices_and_processes(processes, devices):
+@pytest.mark.parametrize(("processes", "count"), [(1, 8), (2, 4)])
+def test_several_devices_and_processes(processes, count):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     root = str(pathlib.Path(__file__).parents[2])
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
-    env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    env = devices.environment(count) | {"PYTHONPATH": root}
     command = [sys.executable, __file__, str(port), str(processes)]
     running = [
         subprocess.Popen([*command, str(index)], env=env, stdout=subprocess.PIPE, text=True)
