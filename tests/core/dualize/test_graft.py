@@ -209,6 +209,16 @@ def test_fallback_to_adam(small):
         np.testing.assert_allclose(update, 0.5 * adam[path] if falls_back else dual[path], atol=1e-6)
 
 
+def test_fallback_in_float16_bears_a_zero_gradient(few, random_tree):
+    """Adam's epsilon of 1e-8 is 0 in float16."""
+    halves = jax.tree.map(lambda g: jnp.asarray(g * (np.abs(g) > 0.5), jnp.float16), random_tree(few))
+    updates = trees.flatten(updates_of(few, halves, fallback=[(".*", "adam")]))
+    for path, gradient in trees.flatten(halves).items():
+        assert updates[path].dtype == jnp.float16
+        np.testing.assert_allclose(updates[path], np.sign(gradient), atol=1e-3)  # Adam's first step
+        assert np.any(np.asarray(gradient) == 0)
+
+
 def test_target_norms_may_be_traced(small):
     table, gradients, expected = small
     own = {row.key: jnp.asarray(row.target_norm) for row in table.rows}
