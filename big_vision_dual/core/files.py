@@ -60,8 +60,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A binary file to fill, which takes the place of the one at `path` when the block ends without an error.
 
     A crash or a full disk leaves the old one as it was. Local files are written beside their place, forced to disk and
-    renamed; an object in a bucket appears when it is complete. What is no regular file, such as /dev/stdout, is written
-    to as it is.
+    renamed, and so is the new name; an object in a bucket appears when it is complete. What is no regular file, such as
+    /dev/stdout, is written to as it is.
     """
     target = path_of(path)
     if not isinstance(target, pathlib.Path) or _special(target):
@@ -77,6 +77,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(target)
+        _force_folder(target.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -157,6 +158,16 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             raise
         said = str(error).partition("\n")[0] or type(error).__name__
         raise FileError(f"{os.fspath(path)} is no .npz archive, or a damaged one ({said}).") from error
+
+
+def _force_folder(path: pathlib.Path) -> None:
+    """Forces the names in a folder to disk, where its file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _special(path: pathlib.Path) -> bool:

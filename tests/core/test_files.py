@@ -54,6 +54,27 @@ def test_a_full_disk_leaves_the_file_of_before_and_nothing_else(name, tmp_path, 
     assert path.read_bytes() != b"before"
 
 
+def test_a_file_and_then_its_name_are_forced_to_disk(tmp_path, monkeypatch):
+    forced, replace = [], pathlib.Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: forced.append(os.readlink(f"/proc/self/fd/{number}")))
+    monkeypatch.setattr(pathlib.Path, "replace", lambda old, new: forced.append("renamed") or replace(old, new))
+    files.write(tmp_path / "file", "text")
+    assert forced == [f"{tmp_path / 'file'}.{os.getpid()}.tmp", "renamed", str(tmp_path)]
+
+
+def test_a_file_system_that_cannot_force_a_name_is_borne(tmp_path, monkeypatch):
+    before = os.fsync
+
+    def fsync(number):
+        if os.path.isdir(f"/proc/self/fd/{number}"):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        before(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.write(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
+
+
 def test_a_block_that_fails_changes_nothing(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from big_vision_dual import models
 from big_vision_dual.core import dualize, tables, trees
 from big_vision_dual.models import init
 from big_vision_dual.train import losses as losses_lib
-from big_vision_dual.train import setup, sharding
+from big_vision_dual.train import setup, sharding, step
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,14 @@ def test_it_lowers_from_shapes_alone(tiny):
     lowered = fns.train.lower(fns.state, fns.batch, fns.measured)
     assert "main" in lowered.as_text()
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(fns.state))
+
+
+def test_a_batch_of_text_has_one_token_more_than_the_model_reads():
+    fields = dict(input_shape=(6,), num_classes=11, input={"batch_size": 4}, loss="softmax_xent")
+    model = models.get("gpt").Model(11, width=8, depth=1, mlp_dim=8, num_heads=2, scaling="standard")
+    fns = step.make(ConfigDict(fields), model, optax.sgd(0.1), sharding.make_mesh())
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in fns.batch.items()} == {"tokens": ((4, 7), jnp.int32)}
+    fns.train.lower(fns.state, fns.batch, fns.measured)
 
 
 def test_momentum_lives_where_the_optimizer_shards_it(tiny):
