@@ -2,13 +2,13 @@
 
     python benchmarks/measured_race.py race vit
     python benchmarks/measured_race.py race mamba --text FILE     # Python's own help texts without it
-    python benchmarks/measured_race.py transfer width             # or depth; of the ViT
+    python benchmarks/measured_race.py transfer width             # or depth; of the ViT; --only some of the tables
 
 `race`: each table at its own best learning rate, found in octaves on one seed and held-out data (a best one at an edge
 of the grid widens it), then trained on fresh seeds and all data. Momentum, Nesterov, warm-up, decay, architecture and
 masses are the same for all. Muon's rule also tunes how much faster or slower Adam moves what is no hidden matrix.
-`transfer`: learning rates by sizes by seeds, with a table measured at each size, beside the declared one; masses are
-the tuned ones.
+`transfer`: learning rates by sizes by seeds, with a table measured at each size, beside the declared one, and over
+width one measured at width 16 and carried to the others as its ratio to the declared one; masses are the tuned ones.
 
 Every finished training is kept in benchmarks/results/measured_race/, so that a run that was stopped goes on; tables
 are measured at initialization on the tuning seed, and kept there too. Hours on one core: see docs/measured.md.
@@ -31,7 +31,7 @@ from rich.table import Table
 
 from big_vision_dual.core import files, rules, tables
 from big_vision_dual.lab.report import lr_plot
-from big_vision_dual.lab.studies import grid, lr_transfer, measuring, settings, sweep
+from big_vision_dual.lab.studies import grid, lr_transfer, measuring, settings, sweep, target_norms
 from big_vision_dual.lab.studies.results import Record, Results
 from big_vision_dual.models import norm_trees
 from big_vision_dual.train import recipes
@@ -176,22 +176,54 @@ def summary(records: Sequence[Record]) -> dict[str, str]:
 
 
 SIZES = {"width": (8, 16, 32, 64), "depth": (1, 2, 4, 8)}
+REFERENCE = 16  # width at which the carried table is measured
+TABLES = {"width": ("declared", "measured", "carried"), "depth": ("declared", "measured")}
 
 
-def transfer(axis: str) -> None:
-    """Sweeps declared and measured tables over sizes, prints optima and drift, draws both."""
+def transfer_config(axis: str, size: int, conventions: str = "well_normed") -> grid.Config:
+    """The ViT of `transfer` at one size."""
     base = grid.replace(recipes.load("study_vit").to_dict(), {
         "model.width": 16, "model.depth": 2, "model.num_heads": 2, "input.batch_size": 16, "total_steps": 200,
         "model.scan": axis == "depth",
     })  # fmt: skip
+    norms = TUNED_MASSES["vit"] | {"conventions": conventions}
+    sized = _common(lr_transfer.sized(base, axis, size))
+    return grid.replace(sized, {f"norms.{key}": value for key, value in norms.items()})
+
+
+def carried(width: int) -> grid.Config:
+    """The config at a width with the declared table there, each target norm times measured / declared at REFERENCE."""
+    at_reference = transfer_config("width", REFERENCE)
+    declared = norm_trees.table_for(at_reference).by_key()
+    found = target_norms.table_for(transfer_config("width", REFERENCE, "measured")).by_key()
+    config = transfer_config("width", width)
+    table = norm_trees.table_for(config)
+    rows = []
+    for row in table.rows:
+        factor = found[row.key].target_norm / declared[row.key].target_norm
+        rows.append(
+            dataclasses.replace(row, target_norm=row.target_norm * factor, sensitivity=row.sensitivity / factor)
+        )
+    path = KEPT / "tables" / f"vit_carried_{width}.json"
+    tables.save(dataclasses.replace(table, rows=tuple(rows)), path)
+    return grid.replace(config, {"optax.table": str(path)})
+
+
+def at_size(table: str, axis: str, size: int) -> grid.Config:
+    if table == "carried":
+        return carried(size)
+    return transfer_config(axis, size, "measured" if table == "measured" else "well_normed")
+
+
+def transfer(axis: str, names: Sequence[str]) -> None:
+    """Sweeps tables over sizes, prints optima and drift, draws them beside each other."""
     results, panels = Results(KEPT / f"transfer_{axis}.jsonl"), {}
-    for name, conventions in {"declared": "well_normed", "measured": "measured"}.items():
-        norms = {f"norms.{key}": value for key, value in (TUNED_MASSES["vit"] | {"conventions": conventions}).items()}
+    for name in names or TABLES[axis]:
         trials = [
             trial
             for size in SIZES[axis]
             for trial in grid.product(
-                grid.replace(_common(lr_transfer.sized(base, axis, size)), norms),
+                at_size(name, axis, size),
                 {"lr": [2.0**x for x in range(-5, 1)], "seed": (1, 2)},
                 point={"setting": name, axis: size},
             )
@@ -213,13 +245,15 @@ def main() -> None:
     racing.add_argument("task", choices=TASKS)
     racing.add_argument("--text", default="", help="of the Mamba")
     racing.add_argument("--only", nargs="*", default=(), help="some of the tables")
-    studies.add_parser("transfer").add_argument("axis", choices=SIZES)
+    transferring = studies.add_parser("transfer")
+    transferring.add_argument("axis", choices=SIZES)
+    transferring.add_argument("--only", nargs="*", default=(), help="some of the tables")
     args = parser.parse_args()
     os.chdir(ROOT)
     if args.study == "race":
         race(TASKS[args.task](str(pathlib.Path(args.text).absolute()) if args.text else ""), args.only)
     else:
-        transfer(args.axis)
+        transfer(args.axis, args.only)
 
 
 if __name__ == "__main__":

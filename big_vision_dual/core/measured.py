@@ -136,7 +136,7 @@ def measure(
     batches = [batch, *more_batches]
     for each in batches:
         _checked_output(apply, params, each)
-    changes = _compiled(apply, table, at_once)
+    changes_of = _compiled(apply, table, at_once)
 
     @jax.jit
     def unit(gradients: PyTree) -> PyTree:
@@ -144,7 +144,7 @@ def measure(
 
     def along(gradients: PyTree) -> dict[str, Change]:
         step = unit(gradients)
-        return _finite(table, np.mean([np.asarray(changes(params, each, step)) for each in batches], axis=0))
+        return _finite(table, np.mean([np.asarray(changes_of(params, each, step)) for each in batches], axis=0))
 
     real = None if loss is None else along(_mean(jax.jit(jax.grad(loss)), params, batches))
     drawn = tuple(along(_gaussian(jax.random.fold_in(key, number), params)) for number in range(directions))
@@ -237,7 +237,7 @@ def scale_by_measured(
         return RefreshState(jnp.zeros([], jnp.int32), given, inner(given).init(params))
 
     def remeasured(gradients: PyTree, params: PyTree, batch: PyTree) -> dict[str, Any]:
-        changes_A = _changes(apply, params, batch, unit_steps(table, gradients), table, at_once)[:, 0]
+        changes_A = changes(apply, params, batch, unit_steps(table, gradients), table, at_once)[:, 0]
         amplification = _split_by_row(table, changes_A)
         least = floor * jnp.median(changes_A)
         return {row_key: shares[row_key] / jnp.maximum(value, least) for row_key, value in amplification.items()}
@@ -255,7 +255,7 @@ def scale_by_measured(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _changes(
+def changes(
     apply: Apply, params: PyTree, batch: PyTree, steps: PyTree, table: TargetNormTable, at_once: int
 ) -> jax.Array:
     """(atoms, 2): largest and mean change of the output, atoms in the order of the rows, layers of a row together."""
@@ -307,7 +307,7 @@ def _split_by_row(table: TargetNormTable, values_A: Any) -> dict[str, Any]:
 
 
 def _compiled(apply: Apply, table: TargetNormTable, at_once: int) -> Callable[[PyTree, PyTree, PyTree], jax.Array]:
-    return jax.jit(lambda params, batch, steps: _changes(apply, params, batch, steps, table, at_once))
+    return jax.jit(lambda params, batch, steps: changes(apply, params, batch, steps, table, at_once))
 
 
 def _finite(table: TargetNormTable, changes_Ax2: jax.Array) -> dict[str, Change]:
