@@ -3,6 +3,7 @@
     python benchmarks/measured.py [--only NAME ...]          # five models, and variants of three that test a cause
     python benchmarks/measured.py --directions [--text FILE]   # the models and data of the race, gradients' steps too
     python benchmarks/measured.py --widths             # the ViT of `measured_race.py transfer` at four widths
+    python benchmarks/measured.py --trained-widths     # the same after 100 steps
     python benchmarks/measured.py --steps              # AdamW's, Muon's and our real steps, of the race's ViT
     python benchmarks/measured.py --cost vit_s16_i1k_dual   # seconds and memory for one recipe
 
@@ -174,18 +175,18 @@ def worst(subject: Subject) -> dict[str, np.ndarray]:
     apply, params, batch, table = subject
 
     @jax.jit
-    def climbed(steps: Any) -> Any:
-        def total(steps: Any) -> jax.Array:
-            return jnp.sum(measured.changes(apply, params, batch, steps, table, at_once=4)[:, 0])
+    def climbed(params: Any, batch: Any, uphill: Any) -> tuple[Any, jax.Array]:
+        def total(steps: Any) -> tuple[jax.Array, jax.Array]:
+            changes_A = measured.changes(apply, params, batch, steps, table, at_once=4)[:, 0]
+            return jnp.sum(changes_A), changes_A
 
-        uphill = jax.tree.map(jnp.nan_to_num, jax.grad(total)(steps))  # a dead atom's change has no gradient at 0
-        return measured.unit_steps(table, uphill)
+        uphill, changes_A = jax.grad(total, has_aux=True)(measured.unit_steps(table, uphill))
+        return jax.tree.map(jnp.nan_to_num, uphill), changes_A  # a dead atom's change has no gradient at 0
 
-    steps = measured.unit_steps(table, _gaussian(params))
+    uphill, changes_A = climbed(params, batch, _gaussian(params))
     for _ in range(ROUNDS):
-        steps = climbed(steps)
-    found = measured.output_changes(apply, params, batch, steps, table)
-    return {key: np.asarray(change.largest) for key, change in found.items()}
+        uphill, changes_A = climbed(params, batch, uphill)
+    return dict(zip([row.key for row in table.rows], np.asarray(changes_A), strict=True))
 
 
 def _gaussian(params: Any) -> Any:
@@ -209,6 +210,17 @@ def widths() -> dict[str, Ratios]:
     return {
         str(width): of_trial(measured_race.transfer_config("width", width)) for width in measured_race.SIZES["width"]
     }
+
+
+def trained_widths(at: int = 100) -> dict[str, Ratios]:
+    """The same after some steps with the declared table at about its best rate, at two widths; the largest alone."""
+    found = {}
+    for width in (16, 64):
+        config = grid.replace(measured_race.transfer_config("width", width), {"lr": 0.25, "seed": 1})
+        table = measuring.measured_table(config, at=at, floor=1e-12)
+        amplification = {row.key: np.asarray(row.sensitivity) for row in table.rows}
+        found[str(width)] = {"largest": _over_declared(amplification, norm_trees.table_for(config))}
+    return found
 
 
 def of_trial(config: grid.Config) -> Ratios:
@@ -294,6 +306,7 @@ def main() -> None:
     parser.add_argument("--steps", action="store_true", help="how far atoms move the output in real steps")
     parser.add_argument("--directions", action="store_true", help="the models and data of the race")
     parser.add_argument("--widths", action="store_true", help="the transfer study's ViT at each width")
+    parser.add_argument("--trained-widths", action="store_true", help="the same after 100 steps")
     parser.add_argument("--text", default="", help="of the race's Mamba; Python's own help texts without it")
     given = parser.parse_args()
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -308,6 +321,9 @@ def main() -> None:
         name = "directions" if given.directions else "widths"
         known[name] = directions(given.text) if given.directions else widths()
         report(known[name])
+    elif given.trained_widths:
+        known["trained_widths"] = trained_widths()
+        report(known["trained_widths"])
     else:
         kept = known.get("ratios", {}) if given.only else {}
         found = {name: ratios(SUBJECTS[name]()) for name in given.only or SUBJECTS}

@@ -8,7 +8,8 @@
 of the grid widens it), then trained on fresh seeds and all data. Momentum, Nesterov, warm-up, decay, architecture and
 masses are the same for all. Muon's rule also tunes how much faster or slower Adam moves what is no hidden matrix.
 `transfer`: learning rates by sizes by seeds, with a table measured at each size, beside the declared one, and over
-width one measured at width 16 and carried to the others as its ratio to the declared one; masses are the tuned ones.
+width one measured at width 16 and carried to the others as its ratio to the declared one ('carried'), and one whose
+queries and keys alone are declared ('attention declared'); masses are the tuned ones.
 
 Every finished training is kept in benchmarks/results/measured_race/, so that a run that was stopped goes on; tables
 are measured at initialization on the tuning seed, and kept there too. Hours on one core: see docs/measured.md.
@@ -22,6 +23,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from big_vision_dual.core import files, rules, tables
+from big_vision_dual.core.tables import Row
 from big_vision_dual.lab.report import lr_plot
 from big_vision_dual.lab.studies import grid, lr_transfer, measuring, settings, sweep, target_norms
 from big_vision_dual.lab.studies.results import Record, Results
@@ -176,8 +179,9 @@ def summary(records: Sequence[Record]) -> dict[str, str]:
 
 
 SIZES = {"width": (8, 16, 32, 64), "depth": (1, 2, 4, 8)}
+ATTENTION = re.compile("/(query|key)/")
 REFERENCE = 16  # width at which the carried table is measured
-TABLES = {"width": ("declared", "measured", "carried"), "depth": ("declared", "measured")}
+TABLES = {"width": ("declared", "measured", "carried", "attention declared"), "depth": ("declared", "measured")}
 
 
 def transfer_config(axis: str, size: int, conventions: str = "well_normed") -> grid.Config:
@@ -191,28 +195,33 @@ def transfer_config(axis: str, size: int, conventions: str = "well_normed") -> g
     return grid.replace(sized, {f"norms.{key}": value for key, value in norms.items()})
 
 
-def carried(width: int) -> grid.Config:
-    """The config at a width with the declared table there, each target norm times measured / declared at REFERENCE."""
-    at_reference = transfer_config("width", REFERENCE)
-    declared = norm_trees.table_for(at_reference).by_key()
-    found = target_norms.table_for(transfer_config("width", REFERENCE, "measured")).by_key()
-    config = transfer_config("width", width)
-    table = norm_trees.table_for(config)
-    rows = []
-    for row in table.rows:
-        factor = found[row.key].target_norm / declared[row.key].target_norm
-        rows.append(
-            dataclasses.replace(row, target_norm=row.target_norm * factor, sensitivity=row.sensitivity / factor)
-        )
-    path = KEPT / "tables" / f"vit_carried_{width}.json"
-    tables.save(dataclasses.replace(table, rows=tuple(rows)), path)
+def at_size(table: str, axis: str, size: int) -> grid.Config:
+    """The config at one size with one of TABLES, those that are neither declared nor measured there in files."""
+    config = transfer_config(axis, size)
+    if table in ("declared", "measured"):
+        return transfer_config(axis, size, "measured") if table == "measured" else config
+    here = norm_trees.table_for(config)
+    if table == "carried":
+        declared, found = both(REFERENCE)
+        target_norm = {
+            row.key: row.target_norm * found[row.key].target_norm / declared[row.key].target_norm for row in here.rows
+        }
+    else:
+        declared, found = both(size)
+        target_norm = {key: (declared if ATTENTION.search(key) else found)[key].target_norm for key in declared}
+    rows = [dataclasses.replace(row, target_norm=target_norm[row.key],
+                                sensitivity=row.sensitivity * row.target_norm / target_norm[row.key])
+            for row in here.rows]  # fmt: skip
+    path = KEPT / "tables" / f"vit_{table.replace(' ', '_')}_{size}.json"
+    tables.save(dataclasses.replace(here, rows=tuple(rows)), path)
     return grid.replace(config, {"optax.table": str(path)})
 
 
-def at_size(table: str, axis: str, size: int) -> grid.Config:
-    if table == "carried":
-        return carried(size)
-    return transfer_config(axis, size, "measured" if table == "measured" else "well_normed")
+def both(width: int) -> tuple[dict[str, Row], dict[str, Row]]:
+    """The declared and the measured table's rows at a width."""
+    configs = (transfer_config("width", width, conventions) for conventions in ("well_normed", "measured"))
+    declared, found = (target_norms.table_for(config).by_key() for config in configs)
+    return declared, found
 
 
 def transfer(axis: str, names: Sequence[str]) -> None:
