@@ -137,10 +137,20 @@ def test_rules_of_a_config_follow_its_tree_and_stack(vit):
         assert stacked == tuple(single.by_key()[block.format(i)].target_norm for i in range(2))
 
 
+@pytest.mark.parametrize(("norms", "a_head"), [
+    ({}, False), ({"biases_per_head": True}, True), ({"conventions": "first_attempt"}, True),
+    ({"conventions": "first_attempt", "biases_per_head": False}, False),
+])  # fmt: skip
+def test_biases_count_by_head_where_asked_for_or_as_the_first_attempt_had_it(norms, a_head):
+    row = norm_trees.table_for({**CONFIG, "norms": norms}).by_key()[LEAVES[1].replace("kernel", "bias")]
+    assert (row.batch, row.fan_out) == (((0,), (1,)) if a_head else ((), (0, 1)))
+
+
 def test_the_door_and_the_rules_that_need_a_tree(vit):
     assert bvd.rules is rules
     table = norm_trees.table_for({**CONFIG, "norms": {"conventions": "first_attempt"}})
     assert rules.first_attempt(table).table == table
+    assert rules.first_attempt(table).options == {"momentum": 0.95}
     assert rules.well_normed(vit[0]).table == vit[0]
     flat = rules.flat(vit[1]).table
     np.testing.assert_allclose([row.target_norm for row in flat.rows], 1 / len(flat.rows))
