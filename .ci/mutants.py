@@ -4,9 +4,10 @@
     .venv/bin/python .ci/mutants.py lab/studies/fit.py --sample 0     # all mutants of one
 
 A mutant changes one comparison, operator, number, condition or returned value. Those tests of its target that run the
-changed lines are run in a fork of this process, which imports the mutated source in place of the file; nothing on disk
-is changed. Exits with status 1 where a mutant survives that is not in `equivalent_mutants.txt` beside this file, which
-says why it may. With --out FILE, what was tried is kept there and not tried again.
+changed lines are run in a fork of this process, which imports the mutated source in place of the file, and so do the
+processes that it starts; lines that no test runs itself meet those tests that start some. Nothing on disk is changed.
+Exits with status 1 where a mutant survives that is not in `equivalent_mutants.txt` beside this file, which says why it
+may. With --out FILE, what was tried is kept there and not tried again.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import copy
 import dataclasses
 import importlib.abc
 import importlib.machinery
+import inspect
 import json
 import os
 import pathlib
 import random
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -46,7 +49,7 @@ TARGETS = {  # file or folder of the package: its tests
     "core/files.py": ("tests/core/test_files.py",),
     "core/rules.py": ("tests/core/test_rules.py",),
     "core/measured.py": ("tests/core/test_measured.py",),
-    "core/dualize": ("tests/core/dualize", "tests/core/test_trees.py"),
+    "core/dualize": ("tests/core/dualize", "tests/core/test_trees.py", "tests/train/test_momentum_layout.py"),
     "train/optim": ("tests/train/optim",),
     "train/step.py": ("tests/train/test_step.py",),
     "train/update.py": ("tests/train/test_step.py",),
@@ -152,13 +155,13 @@ def _changes(node: ast.AST) -> list:
 
 
 class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports a mutant in place of its file."""
+    """Imports a mutated source in place of a file of the package. Its own source goes into other processes too."""
 
-    def __init__(self, mutant: Mutant):
-        self._path = PACKAGE / mutant.path
-        parts = ["big_vision_dual", *pathlib.Path(mutant.path).with_suffix("").parts]
+    def __init__(self, path, source):
+        self._path = PACKAGE / path
+        parts = ["big_vision_dual", *pathlib.Path(path).with_suffix("").parts]
         self._module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        self._source = mutant.source
+        self._source = source
 
     def find_spec(self, fullname, path=None, target=None):
         del path, target
@@ -178,18 +181,22 @@ class _Coverage:
     """A pytest plugin: which tests run which lines of `files`, and how long each takes.
 
     A line belongs to the test that runs it; one of a fixture of a wider scope to the whole file of tests, and one that
-    is run by an import to all. owners: {(path, line): {'test', 'file of tests' or ''}}; seconds: {test: its time}.
+    is run by an import to all. owners: {(path, line): {'test', 'file of tests' or ''}}; starting: those that start a
+    process; seconds: {test: its time}.
     """
 
     def __init__(self, files: list[pathlib.Path]):
         self._files = {str(file): str(file.relative_to(PACKAGE)) for file in files}
         self._owner = ""
         self.owners: dict[tuple[str, int], set[str]] = {}
+        self.starting: set[str] = set()
         self.seconds: dict[str, float] = {}
         sys.settrace(self._call)
 
     def _call(self, frame: Any, event: str, argument: Any) -> Any:
         del event, argument
+        if frame.f_code is subprocess.Popen.__init__.__code__:
+            self.starting.add(self._owner)
         return self._line if frame.f_code.co_filename in self._files else None
 
     def _line(self, frame: Any, event: str, argument: Any) -> Any:
@@ -220,14 +227,15 @@ class _Coverage:
 
 @dataclasses.dataclass(frozen=True)
 class Covered:
-    """Tests of a target. owners, seconds: see _Coverage."""
+    """Tests of a target. owners, seconds, starting: see _Coverage."""
 
     owners: dict[tuple[str, int], set[str]]
     seconds: dict[str, float]
+    starting: frozenset[str] = frozenset()
 
     def tests(self, mutant: Mutant) -> list[str]:
-        """Those that run its lines, the fastest first."""
-        owners = set().union(*(self.owners.get((mutant.path, line), ()) for line in mutant.lines))
+        """Those that run its lines, or may in another process where none does; the fastest first."""
+        owners = set().union(*(self.owners.get((mutant.path, line), ()) for line in mutant.lines)) or self.starting
         chosen = [test for test in self.seconds if owners & {"", test, test.partition("::")[0]}]
         return sorted(chosen, key=lambda test: self.seconds[test])
 
@@ -243,28 +251,40 @@ def covered(files: list[pathlib.Path], tests: tuple[str, ...]) -> Covered | None
         status = _pytest([str(ROOT / test) for test in tests], coverage)
         sys.settrace(None)
         with os.fdopen(writing, "w") as answer:
-            json.dump([[(*key, list(value)) for key, value in coverage.owners.items()], coverage.seconds], answer)
+            owners = [(*key, list(value)) for key, value in coverage.owners.items()]
+            json.dump([owners, coverage.seconds, list(coverage.starting)], answer)
         os._exit(status)
     os.close(writing)
     with os.fdopen(reading) as answer:
         text = answer.read()
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
         return None
-    owners, seconds = json.loads(text)
-    return Covered({(path, line): set(who) for path, line, who in owners}, seconds)
+    owners, seconds, starting = json.loads(text)
+    return Covered({(path, line): set(who) for path, line, who in owners}, seconds, frozenset(starting))
 
 
 def survives(mutant: Mutant, tests: list[str], seconds: float) -> bool:
     """Whether the tests pass with the mutant. One that takes more than `seconds` of processor time is noticed."""
     if not tests:
         return True
-    child = os.fork()
-    if child == 0:
-        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
-        _silent()
-        sys.meta_path.insert(0, _Instead(mutant))
-        os._exit(_pytest([f"{ROOT}/{test}" for test in tests]))
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with tempfile.TemporaryDirectory(prefix="bvd-mutant-") as folder:
+        pathlib.Path(folder, "sitecustomize.py").write_text(_at_start(mutant))
+        child = os.fork()
+        if child == 0:
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
+            _silent()
+            os.environ["PYTHONPATH"] = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
+            sys.meta_path.insert(0, _Instead(mutant.path, mutant.source))
+            os._exit(_pytest([f"{ROOT}/{test}" for test in tests]))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _at_start(mutant: Mutant) -> str:
+    """What a Python process runs before anything else, to import the mutant."""
+    return (
+        f"import importlib.abc, importlib.machinery, pathlib, sys\n\nPACKAGE = pathlib.Path({str(PACKAGE)!r})\n\n"
+        f"{inspect.getsource(_Instead)}\nsys.meta_path.insert(0, _Instead({mutant.path!r}, {mutant.source!r}))\n"
+    )
 
 
 def _silent() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -50,12 +52,25 @@ def test_targets_and_their_tests_exist(mutants):
 def test_a_mutant_is_imported_in_place_of_its_file(mutants):
     every = mutants.mutants(mutants.PACKAGE / "train/optim/durations.py")
     (quarter,) = [mutant for mutant in every if mutant.what == "4 -> 5"]
-    finder = mutants._Instead(quarter)
+    finder = mutants._Instead(quarter.path, quarter.source)
     spec = finder.find_spec("big_vision_dual.train.optim.durations")
     module = importlib.util.module_from_spec(spec)
     finder.exec_module(module)
     assert module.fires(20, 5, 21) is True  # 1 >= 5 / 5, but less than the quarter of 5 that it should be
     assert finder.find_spec("big_vision_dual.train.optim") is None
+
+
+def test_processes_that_a_test_starts_import_the_mutant_too(mutants, tmp_path):
+    every = mutants.mutants(mutants.PACKAGE / "train/optim/durations.py")
+    (quarter,) = [mutant for mutant in every if mutant.what == "4 -> 5"]
+    (tmp_path / "sitecustomize.py").write_text(mutants._at_start(quarter))
+    code = "from big_vision_dual.train.optim import durations; print(durations.fires(20, 5, 21))"
+    for folder, said in (("", "False"), (tmp_path, "True")):
+        path = os.pathsep.join([str(folder), str(ROOT)])
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+        )
+        assert done.stdout == f"{said}\n", done.stderr
 
 
 def test_a_mutant_is_met_by_the_tests_that_run_its_statement_the_fastest_first(mutants, tmp_path):
@@ -70,6 +85,8 @@ def test_a_mutant_is_met_by_the_tests_that_run_its_statement_the_fastest_first(m
     assert covered.tests(limit) == ["y.py::two", "y.py::one", "x.py::slow"]  # run by an import
     assert covered.tests(smaller) == ["y.py::one", "x.py::slow"]  # by a fixture of x.py, and by a test
     assert covered.tests(grown) == ["y.py::two"]
+    elsewhere = mutants.Covered({}, covered.seconds, frozenset({"y.py::one"}))  # the one that starts a process
+    assert elsewhere.tests(grown) == ["y.py::one"]
 
 
 def test_coverage_is_recorded_and_a_mutant_that_no_test_runs_survives(mutants, tmp_path, monkeypatch):

@@ -189,6 +189,14 @@ def test_options_that_do_not_exist_are_named(few, random_tree):
         tx.update(weights, tx.init(weights))
 
 
+@pytest.mark.parametrize("kind", ["decay", "radius"])
+def test_without_a_rate_nothing_is_taken_off(kind, few, random_tree):
+    params, updates = random_tree(few), random_tree(few, seed=1)
+    tx = dualize.constrain(kind, few)
+    got, _ = tx.update(updates, tx.init(params), params)
+    jax.tree.map(np.testing.assert_array_equal, got, updates)
+
+
 def test_none_changes_nothing(few, random_tree):
     tx = dualize.constrain("none", few)
     step = random_tree(few)

@@ -131,6 +131,28 @@ def test_momentum(small, random_tree, nesterov, weights):
         )  # float32 sums in another order
 
 
+def test_by_default_momentum_is_a_mean_over_twenty_steps_without_nesterov(small, random_tree):
+    table, first, _ = small
+    second = random_tree(table, seed=1)
+    expected = updates_of(table, jax.tree.map(lambda a, b: 0.95 * a + b, first, second))
+    tx = dualize.scale_by_dualize(table)
+    update = jax.jit(tx.update)
+    got, _ = update(second, update(first, tx.init(first))[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), expected, got)
+
+
+def test_vectors_begin_at_zero_gains_at_one_and_rates_as_they_are(table, table_of, gradients):
+    chosen = ("attention/query/bias", "norm/scale", "layers/norm/scale", "mixer/A_log", "embed/embedding")
+    part = table_of(row for row in table.rows if row.path in chosen)
+    given = trees.unflatten({path: leaf for path, leaf in trees.flatten(gradients).items() if path in chosen})
+    begun = trees.flatten(dualize.initialize(given, part, jax.random.key(0)))
+    for path in chosen:
+        expected = {"bias": 0.0, "scale": 1.0, "A_log": trees.flatten(given)[path]}.get(path.rpartition("/")[2])
+        if expected is not None:
+            np.testing.assert_array_equal(begun[path], np.broadcast_to(expected, begun[path].shape), path)
+    np.testing.assert_allclose(np.sqrt(np.mean(begun["embed/embedding"] ** 2, -1)), 1, rtol=1e-5)
+
+
 def test_debiased_momentum_corrects_both_terms_of_nesterovs_direction(small, random_tree):
     """As in NAdam: beta m / (1 - beta^(t+1)) + (1 - beta) g / (1 - beta^t), here with t = 2."""
     table, first, _ = small

@@ -60,6 +60,12 @@ def test_what_goes_uphill_is_taken(name):
     assert transforms.make(name, {})
 
 
+def test_a_small_step_has_a_direction_too():
+    assert transforms.make("scale", {"step_size": 1e-3})
+    with pytest.raises(ValueError, match="optax_name='scale' goes downhill by itself"):
+        transforms.make("scale", {"step_size": -1e-3})
+
+
 def test_options_of_a_wrong_type_are_named():
     with pytest.raises(ValueError, match=r"config.optax={.*'momentum': None}, for .*scale_by_dualize: unsupported"):
         transforms.make(transforms.DUALIZE, {"table": "mamba_bytes", "momentum": None})
