@@ -74,6 +74,7 @@ def test_each_atom_of_a_measured_table_moves_the_output_by_its_share(params):
         "conventions": "measured", "along": "gradient", "over": "max", "key": [0, 0], "batches": 1, "floored": [],
     }  # fmt: skip
     assert table.norms["spread"] > 1
+    assert (table.norms["directions"], table.norms["floor"]) == (2, 0.1)  # the defaults
     other = measured.measured_table(mlp, params, 2 * X, loss=square_loss, along="gradient", masses=masses)
     assert other.norms["batch"] != table.norms["batch"]
     assert tables.loads(tables.dumps(table)) == table
@@ -193,6 +194,13 @@ def test_refreshed_target_norms_follow_the_parameters(params):
     jax.tree.map(np.testing.assert_array_equal, kept.target_norms, state.target_norms)
     _, anew = update(grads, kept, larger, batch=X)
     assert not np.allclose(anew.target_norms["up/kernel"], state.target_norms["up/kernel"], rtol=0.1)
+
+
+def test_every_step_may_be_measured(params):
+    tx = measured.scale_by_measured(mlp, tables.flat(params), every=1)
+    assert int(tx.init(params).count) == 0
+    with pytest.raises(measured.MeasureError, match="every"):
+        measured.scale_by_measured(mlp, tables.flat(params), every=0)
 
 
 def test_refreshing_is_a_citizen_of_optax(params):

@@ -45,6 +45,12 @@ def test_tiny_gradients_have_dual_norms():
     np.testing.assert_allclose(norm * 1e30, np.sqrt(15), rtol=0.01)
 
 
+@pytest.mark.parametrize("measured", [measure.atom_norms, measure.dual_norms, measure.atom_sizes])
+def test_zeros_have_norm_zero(few, random_tree, measured):
+    zeros = jax.tree.map(np.zeros_like, random_tree(few))
+    assert not any(np.any(value) for value in jax.jit(lambda tree: measured(tree, few))(zeros).values())
+
+
 def test_groups_are_layers_over_all_blocks(table):
     assert measure.group_name(table.by_key()["attention/query/kernel"]) == "Linear/query"
     assert measure.group_name(table.by_key()["in_proj/weight[0:0:9]"]) == "Linear/in_proj[0:0:9]"

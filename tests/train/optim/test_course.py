@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
@@ -78,6 +79,27 @@ def test_what_is_held_or_frozen_stays_and_two_halves_are_the_whole(params):
     assert walks is not None
     halves = walks.advance(walks.advance(sizes_E, 0, 30), 30, 60)
     np.testing.assert_allclose(halves, walks.advance(sizes_E, 0, 60), rtol=1e-12)
+
+
+def defaults(function):
+    parameters = inspect.signature(function).parameters.items()
+    return {name: one.default for name, one in parameters if one.default is not one.empty}
+
+
+@pytest.mark.parametrize("given", [DUAL, ADAM, {**DUAL, "optax": {"fallback": [("b/.*", "adam")]}}])
+def test_what_a_config_leaves_out_is_the_optimizers_default(params, given):
+    ours, adam = defaults(dualize.scale_by_dualize), defaults(optax.scale_by_adam)
+    adam = {name: adam[name] for name in ("b1", "nesterov")}
+    names = ("momentum", "nesterov", "fallback_scale")
+    explicit = adam if given is ADAM else {**{name: ours[name] for name in names}, "adam": adam}
+    kept = {name: value for name, value in given["optax"].items() if name == "fallback"}
+    sizes = []
+    for options in (kept, {**kept, **explicit}):
+        config = {**given, "wd": 0.01, "optax": options, "schedule": {}}
+        predicted = course.make(config, tables.flat(params), **SIZES)
+        assert predicted is not None
+        sizes.append(predicted.advance(np.ones(3), 0, 50))
+    np.testing.assert_array_equal(*sizes)
 
 
 def test_no_course_where_no_formula_is_known(params):

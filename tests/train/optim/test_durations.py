@@ -45,6 +45,7 @@ def test_events_stop_a_quarter_period_before_the_last_step(every):
         ({"ckpt_epochs": 0.0}, 0),
         ({"ckpt_examples": 350}, 4),  # round half to even, as Python does
         ({"ckpt_percent": 0.25}, 10),
+        ({"ckpt_percent": 1.0}, 40),
         ({"ckpt_steps": None, "ckpt_examples": -1}, 7),  # nothing set: the default
     ],
 )
