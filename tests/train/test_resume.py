@@ -120,13 +120,20 @@ def test_rows_are_kept_where_the_checkpoints_have_gone(tmp_path, tiny):
     assert (tmp_path / "big_vision_metrics.superseded.txt").read_text() == lines
 
 
-def test_other_data_under_the_same_name_is_no_continuation(tmp_path, tiny, monkeypatch):
-    """And what is continued knows the rows that it was left with."""
+def test_what_is_continued_knows_its_rows_and_refuses_other_data_under_the_same_name(
+    tmp_path, tiny, monkeypatch, caplog
+):
     folder, data = tmp_path / "run", tmp_path / "data.npz"
     arrays = dict(np.load(os.environ["DATA"]))
     np.savez(data, **arrays)
     monkeypatch.setenv("DATA", str(data))
     fit(tiny("--config.total_steps=4", model="mlp"), folder)
+    fit(tiny("--config.total_steps=4", model="mlp"), folder)
+    assert "on disk" not in caplog.text
+    metrics = folder / run_files.METRICS
+    metrics.write_text(metrics.read_text().replace('"examples_seen": 64.0', '"examples_seen": 65.0'))
+    fit(tiny("--config.total_steps=4", model="mlp"), folder)
+    assert f"{metrics}: of its 4 rows until step 4 some changed on disk" in caplog.text
     arrays["train_image"], arrays["train_label"] = arrays["train_image"][:90], arrays["train_label"][:90]
     np.savez(data, **arrays)
     with pytest.raises(changes.ConfigChanged, match="the training data has 90 examples, and had 100 until"):
