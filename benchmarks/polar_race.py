@@ -50,7 +50,7 @@ def recorded() -> list[Record]:
 def trial(polar: str, dtype: str, seed: int) -> Trial:
     """The track's dualized entry, changed in nothing but the method."""
     fields = {**BEST, "optax.polar": polar, "optax.dtype": dtype}
-    recipe = entries.STANDARD["dualized"](TRACK.base).config
+    recipe = entries.STANDARD["dualized_balanced"](TRACK.base).config
     return Trial(TRACK.config(recipe, fields, "long", seed), {"polar": polar, "dtype": dtype, "seed": seed})
 
 

@@ -45,11 +45,6 @@ MASSES = {
 """Of the balanced table: target norms are (mass, sensitivity 3 for query, key, value): 1, 1, 1, out 1, up 1, down 4."""
 SEEN = {"Bias": 0.125, "Scale": 0.125, "Dense_1/kernel": 2.0, "head/kernel": (64 / 10) ** 0.5}
 """A random input lies in the fan_out directions that a matrix sees with sqrt(fan_out / fan_in) of its length."""
-FOUND = {
-    "Bias": 1 / 64, "Scale": 1 / 64, "(query|key|value)/": 2 / 3, "Dense_1/kernel": 4.0, "embedding/kernel": 1 / 4,
-    "head/kernel": 2.5,
-}  # fmt: skip
-"""What the walk from `balanced` found."""
 ROLES = (
     ".*/(bias|scale)", ".*/(query|key)/kernel", ".*/value/kernel", ".*/out/kernel", ".*/Dense_0/kernel",
     ".*/Dense_1/kernel", "embedding/kernel", "head/kernel",
@@ -141,14 +136,16 @@ def _changes(config: entries.Config, table: TargetNormTable, role_of: Mapping[st
     return np.stack([np.ravel(change(params, steps, index)) for index in range(len(ROLES))], axis=1)
 
 
+def _with_radius() -> entries.Config:
+    """What `balanced` found, with a radius in place of decay."""
+    return {**_norms(entries.BALANCED_MASSES), "weight_constraint": entries.RADIUS, "wd": 0.0}
+
+
 def recipe(base: entries.Config) -> entries.Entry:
     """What `balanced` found, with the switches of the dual architecture and a radius in place of decay."""
-    constraint = {"kind": "radius", "radius": 100.0}
-    fields = {
-        **_norms(FOUND), "model.scaling": dataclasses.asdict(arch.DUAL), "weight_constraint": constraint, "wd": 0.0,
-    }  # fmt: skip
+    fields = {**_with_radius(), "model.scaling": dataclasses.asdict(arch.DUAL)}
     space = {
-        "lr": octaves(-1.9), "weight_constraint.radius": Axis(100.0), **_mass_axes(FOUND),
+        "lr": octaves(-1.9), "weight_constraint.radius": Axis(100.0), **_mass_axes(entries.BALANCED_MASSES),
         "norms.blocks_mass": Axis(4.0), "optax.momentum": _STEP["optax.momentum"],
         "model.scaling.attention_out": among(1 / 3, 1 / 3, 1.0),
         "model.scaling.attention_logits": among("inverse", "inverse", "rsqrt"),
@@ -159,8 +156,8 @@ def recipe(base: entries.Config) -> entries.Entry:
 
 def depths(base: entries.Config) -> entries.Entry:
     """What `balanced` found, with a radius in place of decay; learning rate and masses are the coordinates."""
-    fields = {**_norms(FOUND), "weight_constraint": {"kind": "radius", "radius": 100.0}, "wd": 0.0}
-    return _entry(base, fields, {"lr": _STEP["lr"], **_mass_axes(FOUND), "norms.blocks_mass": Axis(4.0)})
+    masses = _mass_axes(entries.BALANCED_MASSES)
+    return _entry(base, _with_radius(), {"lr": _STEP["lr"], **masses, "norms.blocks_mass": Axis(4.0)})
 
 
 STARTS: dict[str, tuple[Callable[[entries.Config], entries.Entry], rules.Budget]] = {

@@ -15,6 +15,4 @@ def get_config(version: str = "0.2") -> ml_collections.ConfigDict:
     """The baseline's recipe with our model, table and optimizer."""
     if recipes.choice("cifar10_vit_dual", version, ("0.2", "0.1")) == "0.1":
         return recipes.of_0_1("cifar10_vit", lr=0.2)  # tuned at 100 steps: docs/cifar10.md
-    return recipes.dualized(
-        "cifar10_vit", lr=0.25
-    )  # half of the best at 300 steps (docs/track.md); not tuned at this length
+    return recipes.dualized("cifar10_vit", lr=0.25)  # half of the digits' best at 300 steps; not tuned here

@@ -9,7 +9,7 @@ import ml_collections
 
 from big_vision_dual.train import recipes
 
-LEARNING_RATES = {"roles": 0.27, "light": 0.1, "equal": 0.2}  # of docs/track.md; docs/demo.md
+LEARNING_RATES = {"roles": 0.54, "light": 0.1, "equal": 0.2}  # of docs/track.md; docs/demo.md
 
 
 def get_config(masses: str = "roles") -> ml_collections.ConfigDict:
@@ -20,7 +20,7 @@ def get_config(masses: str = "roles") -> ml_collections.ConfigDict:
     """
     lr = LEARNING_RATES[recipes.choice("mnist5k_vit_dual", masses, LEARNING_RATES)]
     if masses == "roles":
-        return recipes.dualized("mnist5k_vit", lr=lr)
+        return recipes.dualized("mnist5k_vit", lr=lr, radius=100.0)
     if masses == "equal":
         return recipes.of_0_1("mnist5k_vit", lr=lr)
     depth = recipes.load("mnist5k_vit").model.depth

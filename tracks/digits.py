@@ -31,6 +31,7 @@ TRACK = Track(
         "scion_dual",
         "dualized_0.1",
         "dualized",
+        "dualized_balanced",
         "dualized_digits",
         "hyperball",
     ),
