@@ -1,4 +1,4 @@
-"""The digits track at 300 steps once more, on seeds that nobody has used: the two best at what the track found for each.
+"""The digits track at 300 steps once more, on fresh seeds: the two best entries at what the track found for each.
 
 Command: bvd track benchmarks/digits_again.py --out benchmarks/results/digits_again
          --entry benchmarks/digits_again.py:dualized --entry benchmarks/digits_again.py:muon_dual
