@@ -1,7 +1,7 @@
 """What a training step costs on a slice that is not there: the trainer's own step, compiled by the TPU compiler.
 
 The step is that between two logged ones (`log_atom_norms=False`); everything else is the config's. Nothing is
-allocated: `trainer.setup.prepare` builds shapes. Needs libtpu.
+allocated: `train.setup.prepare` builds shapes. Needs libtpu.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _MOST = 8
 
 
 class Finding(Protocol):
-    """What `studies.norm_audit.Finding` offers."""
+    """What `lab.studies.norm_audit.Finding` offers."""
 
     @property
     def name(self) -> str: ...
@@ -33,7 +33,7 @@ class Finding(Protocol):
 
 
 class Share(Protocol):
-    """What `studies.measuring.Share` offers."""
+    """What `lab.studies.measuring.Share` offers."""
 
     @property
     def name(self) -> str: ...

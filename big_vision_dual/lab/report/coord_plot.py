@@ -19,7 +19,7 @@ _LABELS = {"change": "RMS change since init", "rms": "RMS", "mean_abs": "mean ab
 def draw(
     settings: Mapping[str, Values], sizes: Sequence[int], axis: str, statistic: str, path: str | os.PathLike[str]
 ) -> None:
-    """Rows: settings; columns: steps from 1 on. A statistic of `studies.coord_check` against size, a line a module.
+    """Rows: settings; columns: steps from 1 on. A statistic of `lab.studies.coord_check` against size, a line a module.
 
     The same module of all layers has one colour and one entry in the legend.
     """
