@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs what the results lack, prints the leaderboard and writes it as picture, HTML and JSON."""
+    from big_vision_dual.lab.report import table_view
     from big_vision_dual.lab.track import board, entries, race, rules, views
 
     track = rules.load(args.track)
@@ -36,9 +37,10 @@ def run(args: argparse.Namespace) -> int:
     folder = args.out or pathlib.Path("runs") / f"track_{track.name}"
     racing = race.Race(track, entries.load(track, args.entries, args.entry), folder, args.data, args.until)
     outcomes = racing.outcomes() if args.no_run else racing.run()
-    made = board.make(track, outcomes, racing.seconds())
+    made, console = board.make(track, outcomes, racing.seconds()), Console()
     for table in views.tables(made):
-        Console().print(table)
+        for part in table_view.fitting(table, console):
+            console.print(part)
     for file in views.write(made, folder):
-        Console().print(f"wrote {file}")
+        console.print(f"wrote {file}")
     return 0

@@ -56,6 +56,15 @@ def test_every_entry_gets_its_trials_and_fresh_seeds(whole):
     assert [(o.entry, o.budget) for o in outcomes][:2] == [("adam", "short"), ("adam", "long")]
 
 
+def test_a_narrow_terminal_cuts_no_number(whole, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["track", str(TINY), "--entry", f"{TINY}:adam", "--out", str(whole[0]), "--no-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert re.search(r"adam .* \d\.\d{4} \N{PLUS-MINUS SIGN} \d\.\d{4}", shown)
+
+
 def test_a_race_may_stop_after_a_budget_and_go_on_later_to_the_same_file(whole, tmp_path):
     known = entries.load(TRACK, "", [f"{TINY}:adam"])
     assert [o.budget for o in race.Race(TRACK, known, tmp_path, until="short").run(quiet=True)] == ["short"]
