@@ -56,7 +56,11 @@ def sizes(runs: Mapping[str, Sizes], path: str | os.PathLike[str]) -> None:
             panel.plot(run.steps_T, run.measured_SxTxE[:, :, place].mean(axis=0), color=f"C{index}", label=label)
             panel.plot(run.steps_T, run.predicted_TxE[:, place], "--", color=f"C{index}")
         panel.set_yscale("log")
+        low, high = panel.get_ylim()
+        panel.set_ylim(min(low, high / 2), max(high, 2 * low))  # what a hyperball holds still shall look so
         panel.set_title(name, fontsize=9)
+    for panel in panels[len(runs) :]:
+        panel.set_axis_off()
     panels[0].legend(fontsize=7)
     figure.supxlabel("step")
     figure.supylabel("size: measured (line), predicted (dashes)")
