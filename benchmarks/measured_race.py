@@ -201,27 +201,33 @@ def at_size(table: str, axis: str, size: int) -> grid.Config:
     if table in ("declared", "measured"):
         return transfer_config(axis, size, "measured") if table == "measured" else config
     here = norm_trees.table_for(config)
+    declared, found = both(REFERENCE if table == "carried" else size)
     if table == "carried":
-        declared, found = both(REFERENCE)
-        target_norm = {
-            row.key: row.target_norm * found[row.key].target_norm / declared[row.key].target_norm for row in here.rows
-        }
+        target_norm = {row.key: _one(row) * found[row.key] / declared[row.key] for row in here.rows}
     else:
-        declared, found = both(size)
-        target_norm = {key: (declared if ATTENTION.search(key) else found)[key].target_norm for key in declared}
-    rows = [dataclasses.replace(row, target_norm=target_norm[row.key],
-                                sensitivity=row.sensitivity * row.target_norm / target_norm[row.key])
-            for row in here.rows]  # fmt: skip
+        target_norm = {key: (declared if ATTENTION.search(key) else found)[key] for key in declared}
+    rows = [
+        dataclasses.replace(row, target_norm=value, sensitivity=_one(row, "sensitivity") * _one(row) / value)
+        for row in here.rows
+        for value in [target_norm[row.key]]
+    ]
     path = KEPT / "tables" / f"vit_{table.replace(' ', '_')}_{size}.json"
     tables.save(dataclasses.replace(here, rows=tuple(rows)), path)
     return grid.replace(config, {"optax.table": str(path)})
 
 
-def both(width: int) -> tuple[dict[str, Row], dict[str, Row]]:
-    """The declared and the measured table's rows at a width."""
+def both(width: int) -> tuple[dict[str, float], dict[str, float]]:
+    """The declared and the measured target norms at a width, by row."""
     configs = (transfer_config("width", width, conventions) for conventions in ("well_normed", "measured"))
-    declared, found = (target_norms.table_for(config).by_key() for config in configs)
+    declared, found = ({row.key: _one(row) for row in target_norms.table_for(config).rows} for config in configs)
     return declared, found
+
+
+def _one(row: Row, field: str = "target_norm") -> float:
+    """A number of a row that is no stack of layers."""
+    value = getattr(row, field)
+    assert isinstance(value, float), f"{row.key} is stacked"
+    return value
 
 
 def transfer(axis: str, names: Sequence[str]) -> None:
