@@ -147,6 +147,7 @@ def test_vmap_over_lr_wd_and_momentum_equals_separate_runs(params):
         ({"lr_mults": [(".*", 0)]}, r"config.lr_mults has .* factors above 0. Freeze with a schedule of None"),
         ({"schedule": [("head/.*", {})]}, r"config.schedule: 2 parameters match no pattern"),
         ({"schedule": {"decay_type": "step"}}, r"unknown decay_type 'step'"),
+        ({"mup": {"base_width": 8}}, r"config.mup sets .* for optax_name='scale_by_adam'; given: '"),
     ],
 )
 def test_errors(params, changes, message):

@@ -48,6 +48,7 @@ def measured(config, params, table) -> tuple[dict, dict]:
     "changes",
     [
         {**DUAL, "wd": 0.01},
+        {**DUAL, "wd": 0.1},
         {**DUAL, "wd": 0.0, **BALL, "schedule": {"decay_type": "linear", "warmup_steps": 40}},
         {**DUAL, "wd": 0.01, "optax": {"momentum": 0.9, "nesterov": True}},
         {**DUAL, "wd": 0.01, "weight_constraint": {"kind": "decay", "cautious": True}},
