@@ -152,7 +152,8 @@ def one_at_a_time(end: str, switches: Sequence[str] = tuple(SWITCHES)) -> list[t
         if end == "standard" and switch.needs_dualize:
             continue
         values = (switch.dual,) if end == "standard" else (switch.standard, switch.dual, *switch.others)
-        departures += [(name, value, {**start, name: value}) for value in values if value != start[name]]
+        once = dict.fromkeys(values)
+        departures += [(name, value, {**start, name: value}) for value in once if value != start[name]]
     return departures
 
 
