@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -197,8 +199,8 @@ def test_refreshed_target_norms_follow_the_parameters(params):
 
 
 def test_every_step_may_be_measured(params):
-    tx = measured.scale_by_measured(mlp, tables.flat(params), every=1)
-    assert int(tx.init(params).count) == 0
+    state: Any = measured.scale_by_measured(mlp, tables.flat(params), every=1).init(params)
+    assert int(state.count) == 0
     with pytest.raises(measured.MeasureError, match="every"):
         measured.scale_by_measured(mlp, tables.flat(params), every=0)
 

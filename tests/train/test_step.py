@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +179,7 @@ def test_bad_configs_are_named(tiny, override, message):
 @pytest.mark.parametrize(("devices", "accum", "divisor"), [(4, 2, 8), (3, 1, 3), (1, 3, 3)])
 def test_a_batch_divides_among_devices_and_micro_batches(devices, accum, divisor):
     config = ConfigDict({"input": {"batch_size": 20, "accum_freq": accum}})
-    mesh = jax.sharding.AbstractMesh((devices,), ("data",))
+    mesh: Any = jax.sharding.AbstractMesh((devices,), ("data",))
     with pytest.raises(ValueError, match=rf"among {devices} devices and .*accum_freq={accum}; .* of {divisor}\."):
         step.make(config, None, optax.sgd(0.1), mesh)
 
