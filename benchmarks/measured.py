@@ -64,10 +64,11 @@ def of_config(config: Mapping[str, Any], examples: int = EXAMPLES, output: str =
     tokens = init.of_tokens(config)
     batch = rng.integers(0, config["num_classes"], shape) if tokens else rng.uniform(-1, 1, shape).astype(np.float32)
     params = jax.jit(lambda: init.params(config, model, 0))()
-    return Subject(
-        lambda params, x: model.apply({"params": params}, x, train=False)[1][output],
-        params, batch, norm_trees.build(config),
-    )  # fmt: skip
+
+    def apply(params: Any, x: Any) -> Any:
+        return model.apply({"params": params}, x, train=False)[1][output]
+
+    return Subject(apply, params, batch, norm_trees.build(config))
 
 
 def ours(name: str, model: Mapping[str, Any], shape: tuple[int, ...], classes: int, output: str = "logits") -> Subject:
