@@ -61,6 +61,11 @@ def test_files_of_this_repository_that_are_named_are_there(path):
     assert not gone, f"{path.name} names {gone}"
 
 
+def test_every_figure_is_in_the_gallery():
+    shown = (ROOT / "docs" / "gallery.md").read_text()
+    assert [file.name for file in (ROOT / "docs" / "figures").iterdir() if f"figures/{file.name}" not in shown] == []
+
+
 STANDS_FOR = {
     "S": "--seeds 6", "FLAGS": "--config.input_shape=(8,)", "C": "study_vit", "M_bytes:FILE": "mamba_bytes:README.md",
     "STEPS": "2", "RECIPE": "study_vit", "LR": ".1", "F": ".5", "ENTITY/PROJECT": "e/p", "WD|--radius": "1e-4", "R": "",
