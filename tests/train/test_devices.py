@@ -11,7 +11,6 @@ import devices
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.xdist_group("devices")
 RTOL = 1e-5  # of losses; measured on a CPU: 4e-7
 CURVE = pathlib.Path(__file__).parent / "curve.py"
 SHARDED_DUAL = {

@@ -19,7 +19,6 @@ from big_vision_dual.cli import main
 from big_vision_dual.lab.studies import grid
 from big_vision_dual.lab.track import board, entries, race, rules
 
-pytestmark = pytest.mark.xdist_group("race")
 TINY = pathlib.Path(__file__).parent / "tiny.py"
 TRACK = rules.load(str(TINY))
 ENTRIES = ("adam", "diverges")
