@@ -30,7 +30,7 @@ from big_vision_dual import models
 from big_vision_dual.core import trees
 from big_vision_dual.core.measured import unit_steps
 from big_vision_dual.core.tables import TargetNormTable
-from big_vision_dual.lab.studies import dataset, grid
+from big_vision_dual.lab.studies import dataset, grid, settings
 from big_vision_dual.lab.track import entries, race, rules
 from big_vision_dual.lab.track.space import Axis, Found, Space, among, octaves, search
 from big_vision_dual.models import arch, init, norm_trees
@@ -138,14 +138,14 @@ def _changes(config: entries.Config, table: TargetNormTable, role_of: Mapping[st
 
 def _with_radius() -> entries.Config:
     """What `balanced` found, with a radius in place of decay."""
-    return {**_norms(entries.BALANCED_MASSES), "weight_constraint": entries.RADIUS, "wd": 0.0}
+    return {**_norms(settings.BALANCED_MASSES), "weight_constraint": entries.RADIUS, "wd": 0.0}
 
 
 def recipe(base: entries.Config) -> entries.Entry:
     """What `balanced` found, with the switches of the dual architecture and a radius in place of decay."""
     fields = {**_with_radius(), "model.scaling": dataclasses.asdict(arch.DUAL)}
     space = {
-        "lr": octaves(-1.9), "weight_constraint.radius": Axis(100.0), **_mass_axes(entries.BALANCED_MASSES),
+        "lr": octaves(-1.9), "weight_constraint.radius": Axis(100.0), **_mass_axes(settings.BALANCED_MASSES),
         "norms.blocks_mass": Axis(4.0), "optax.momentum": _STEP["optax.momentum"],
         "model.scaling.attention_out": among(1 / 3, 1 / 3, 1.0),
         "model.scaling.attention_logits": among("inverse", "inverse", "rsqrt"),
@@ -156,7 +156,7 @@ def recipe(base: entries.Config) -> entries.Entry:
 
 def depths(base: entries.Config) -> entries.Entry:
     """What `balanced` found, with a radius in place of decay; learning rate and masses are the coordinates."""
-    masses = _mass_axes(entries.BALANCED_MASSES)
+    masses = _mass_axes(settings.BALANCED_MASSES)
     return _entry(base, _with_radius(), {"lr": _STEP["lr"], **masses, "norms.blocks_mass": Axis(4.0)})
 
 
@@ -188,7 +188,9 @@ def walk(start: str, folder: pathlib.Path, trials: int) -> tuple[Space, Found]:
     """Runs what the results lack. A position's loss: the geometric mean over the depths."""
     folders = {depth: folder / f"depth_{depth}" for depth in DEPTHS.get(start, ())} or {None: folder}
     races = [race.Race(*plan(start, depth), where) for depth, where in folders.items()]
-    with Work("runs", trials * len(races), quiet=True) as work:
+    track = races[0].track
+    planned = trials * len(races) * len(track.tuning_seeds) * track.budgets[BUDGET].steps
+    with Work("steps", planned, sum(r.done for r in races)) as work:
         found = search(
             races[0].entries[start].space,
             lambda position: statistics.geometric_mean(r.held_out(start, BUDGET, work, position) for r in races),

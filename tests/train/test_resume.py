@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tarfile
 
+import goldens
 import numpy as np
 import pytest
 from etils import epath
 from run_rows import repeatable as rows
 
-from big_vision_dual.train import changes, checkpoint, lock, run_files, signals, workdir
+from big_vision_dual.train import changes, checkpoint, lock, recipes, run_files, signals, workdir
 from big_vision_dual.train.loop import fit
 from big_vision_dual.train.progress import Progress
 
@@ -33,6 +35,27 @@ def test_sigterm_then_the_same_command_equals_the_uninterrupted_run(tmp_path, ti
     assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
     assert [row["step"] for row in rows(tmp_path / "whole")] == list(range(1, 13))
     assert "val/acc@1" in rows(tmp_path / "whole")[-1]
+
+
+LOSSES_0_1 = {4: 2.3197434, 5: 2.3897698, 6: 2.2682877}
+"""Of version 0.1's steps after the checkpoint of run_0_1.tar.gz; float32 sums in another order differ by 1e-6."""
+
+
+@pytest.mark.filterwarnings("ignore:.* is now .*:DeprecationWarning")
+def test_a_run_of_version_0_1_continues_as_it_would_have(tmp_path, capsys):
+    with tarfile.open(goldens.path("run_0_1.tar.gz")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    kept = json.loads((tmp_path / "run" / run_files.CONFIG).read_text())
+    flags = {"total_steps": 6, "ckpt_steps": 3, "keep_ckpt_steps": 3, "log_training_steps": 1, "input.batch_size": 20}
+    size = {name: kept["model"][name] for name in ("depth", "width", "mlp_dim", "num_heads")}
+    flags |= {f"model.{name}": value for name, value in size.items()}
+    config = recipes.load(
+        str(goldens.path("configs_0_1/mnist5k_vit_dual.py")), [f"--config.{k}={v}" for k, v in flags.items()]
+    )
+    fit(config, tmp_path / "run")
+    assert "continues at step 3 of this workdir" in capsys.readouterr().out
+    losses = {row["step"]: row["training_loss"] for row in rows(tmp_path / "run") if row["step"] > 3}
+    assert losses == pytest.approx(LOSSES_0_1, abs=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what orbax leaves after an error

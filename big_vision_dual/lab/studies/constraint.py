@@ -1,6 +1,7 @@
 """What each constraint does at its own best learning rate, and whether the best (lr, radius) stays as training grows.
 
-Both train as the ViT recipes do (`settings.recipe`), for thousands of steps: fewer do not show decay.
+Both train as the ViT recipes do, with masses that stay (`settings.BALANCED_MASSES`), so that what was found can be run
+again; for thousands of steps, since fewer do not show decay.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def at_their_best(
 
 
 def _trials(base: Mapping[str, Any], name: str, log2_lrs: Sequence[int], seeds: Sequence[int]) -> list[grid.Trial]:
-    config = grid.replace(settings.recipe(base), CONSTRAINTS[name])
+    config = grid.replace(settings.apply("dualize_balanced", base), CONSTRAINTS[name])
     return grid.product(config, {"lr": [2.0**x for x in log2_lrs], "seed": seeds}, point={"constraint": name})
 
 
@@ -152,7 +153,7 @@ def _losses(
     trials = []
     for lr, radius in points:
         fields = {"wd": 0.0, "lr": lr, "weight_constraint": {"kind": "radius", "radius": radius}}
-        config = grid.replace(settings.recipe(base), fields)
+        config = grid.replace(settings.apply("dualize_balanced", base), fields)
         trials += grid.product(config, {"seed": seeds}, point={"size": size, "lr": lr, "radius": radius})
     values = [_number(record, "train_loss") for record in sweep.run(trials, results)[0]]
     return dict(zip(points, np.reshape(values, (len(points), len(seeds))), strict=True))

@@ -5,6 +5,7 @@ adamw_dual   dual architecture, AdamW
 mup          muP for AdamW (Yang et al., arXiv 2203.03466, table 8): see `models.mup`
 dualize      dual architecture, dualized with the well-normed table
 dualize_recipe   the same as the ViT recipes have it: masses by role, Nesterov momentum .9, a warm-up
+dualize_balanced   the same with the masses that the recipes had before: what was found with them can be run again
 dualize_first_attempt, dualize_flat   `dualize` with the first attempt's table, and with equal target norms
 dualize_measured   `dualize` with a table measured at each size (docs/measured.md)
 dualize_fixed   the same with blocks of one total mass at all depths, 8, and not 2 x depth
@@ -21,6 +22,11 @@ from big_vision_dual.train import recipes
 from big_vision_dual.train.recipes import DUALIZE
 
 MUP_BASE_WIDTH = 64
+BALANCED_MASSES = {
+    "Bias": 1 / 64, "Scale": 1 / 64, "(query|key|value)/": 2 / 3, "Dense_1/kernel": 4.0, "embedding/kernel": 1 / 4,
+    "head/kernel": 2.5,
+}  # fmt: skip
+"""Of the first walk of benchmarks/recipe_search.py, from the balanced table at 120 steps (docs/track.md)."""
 WARMUP = 0.09  # 10,000 of the 112,603 steps of Big Vision's ImageNet recipe
 
 
@@ -73,10 +79,10 @@ def warmed_up(config: Mapping[str, Any], share: float) -> Config:
     return {**config, "schedule": {**kept, **({"warmup_percent": share} if share else {"warmup_steps": 0})}}
 
 
-def recipe(base: Mapping[str, Any]) -> Config:
+def recipe(base: Mapping[str, Any], masses: Mapping[str, float] = recipes.MASSES) -> Config:
     """A ViT as `recipes.dualized` trains it: masses by role, Nesterov momentum .9, a warm-up of a tenth."""
     fields = {"optax": {"momentum": 0.9, "nesterov": True}}
-    made = dualize(base, masses=recipes.MASSES, blocks_mass=recipes.BLOCKS_MASS)
+    made = dualize(base, masses=dict(masses), blocks_mass=recipes.BLOCKS_MASS)
     return warmed_up(replace(made, fields), 0.1)
 
 
@@ -90,6 +96,7 @@ SETTINGS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "dualize_flat": lambda base: dualize(base, "flat"),
     "dualize_measured": lambda base: dualize(base, "measured"),
     "dualize_recipe": recipe,
+    "dualize_balanced": lambda base: recipe(base, BALANCED_MASSES),
 }
 
 

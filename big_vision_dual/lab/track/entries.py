@@ -11,20 +11,16 @@ from big_vision_dual.core import rules as core_rules
 from big_vision_dual.core.errors import did_you_mean
 from big_vision_dual.lab.studies import settings
 from big_vision_dual.lab.studies.grid import Config, replace
-from big_vision_dual.lab.studies.settings import DUALIZE
+from big_vision_dual.lab.studies.settings import BALANCED_MASSES, DUALIZE
 from big_vision_dual.lab.track import rules
 from big_vision_dual.lab.track.rules import Track, TrackError
 from big_vision_dual.lab.track.space import Axis, Space, among, octaves
 from big_vision_dual.models import norm_trees
+from big_vision_dual.train import recipes
 
 WARMUP = {"warmup_percent": 0.1, "decay_type": "cosine"}
-_VECTORS = {"Bias": 1 / 64, "Scale": 1 / 64}
-BALANCED_MASSES = {
-    **_VECTORS, "(query|key|value)/": 2 / 3, "Dense_1/kernel": 4.0, "embedding/kernel": 1 / 4, "head/kernel": 2.5,
-}  # fmt: skip
-"""Of the first walk of benchmarks/recipe_search.py, from the balanced table at 120 steps (docs/track.md)."""
 DIGITS_MASSES = {
-    **_VECTORS, "(query|key|value)/": 1 / 3, "Dense_1/kernel": 16.0, "embedding/kernel": 1 / 8, "head/kernel": 2.5,
+    **BALANCED_MASSES, "(query|key|value)/": 1 / 3, "Dense_1/kernel": 16.0, "embedding/kernel": 1 / 8,
 }  # fmt: skip
 """Of the second walk, best on the digits at depth 4; the best learning rate then falls with the depth."""
 RADIUS = {"kind": "radius", "radius": 100.0}
@@ -90,12 +86,10 @@ def light_vectors(base: Config) -> Entry:
 
 
 def recipe(
-    base: Config, log2: float = -1.4, masses: Mapping[str, float] | None = None, constraint: Any = RADIUS
+    base: Config, log2: float = -1.4, masses: Mapping[str, float] = recipes.MASSES, constraint: Any = RADIUS
 ) -> Entry:
-    """`recipes.dualized`, with a weight constraint in place of decay; None keeps decay. masses: others by role."""
-    made = settings.recipe(replace(base, {"schedule": {"decay_type": "cosine"}}))
-    if masses is not None:
-        made = replace(made, {"norms": {**made["norms"], "masses": dict(masses)}})
+    """`recipes.dualized`, with a weight constraint in place of decay; None keeps decay."""
+    made = settings.recipe(replace(base, {"schedule": {"decay_type": "cosine"}}), masses)
     if constraint is not None:
         made = replace(made, {"weight_constraint": constraint, "wd": 0.0})
     return Entry(made, {"lr": octaves(log2), "optax.momentum": among(0.9, 0.8, 0.9, 0.95)})

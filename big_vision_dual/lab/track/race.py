@@ -72,10 +72,14 @@ class Race:
             budget.steps * (budget.trials * len(self.track.tuning_seeds) + len(self.track.final_seeds))
             for budget in self.budgets.values()
         ]
-        finished = [record for results in self._results.values() for record in results.records]
-        done = sum(r["config"]["total_steps"] for r in finished if r["point"]["budget"] in self.budgets)
-        with Work("steps", len(self.entries) * sum(steps), done, quiet) as work:
+        with Work("steps", len(self.entries) * sum(steps), self.done, quiet) as work:
             return [outcome for name in self.entries for outcome in self._entry(name, work)]
+
+    @property
+    def done(self) -> int:
+        """Steps of the finished runs."""
+        finished = [record for results in self._results.values() for record in results.records]
+        return sum(r["config"]["total_steps"] for r in finished if r["point"]["budget"] in self.budgets)
 
     def outcomes(self) -> list[Outcome]:
         """What the results hold, without running anything: entries whose tuning is not finished have none."""
