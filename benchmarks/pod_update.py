@@ -35,16 +35,16 @@ _OPERATION = re.compile(r"%([a-z_\-]+)[.\d]* = \(?(\w+\[[\d,]*\]).*\"estimated_c
 _NAME = re.compile(r'op_name="(?:[^"]*/)?([^"/]*)"')
 
 
-def compiled(topology: str, polar: str, table: str = "vit_s16_i1k") -> Any:
+def compiled(topology: str, polar: str, radius: float | None, table: str = "vit_s16_i1k") -> Any:
     """The update, and what is taken off the parameters."""
     mesh = Mesh(np.array(topologies.devices(topologies.parse(topology))), ("data",))
     whole, rows = NamedSharding(mesh, P()), tables.load(table)
     params = trees.unflatten({r.path: jax.ShapeDtypeStruct(r.shape, jnp.float32, sharding=whole) for r in rows.rows})
     options: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "polar": polar, "dtype": "bfloat16"}
-    tx = dualize.scale_by_dualize(rows, shard_axis="data", mesh=mesh, **options)
+    tx = dualize.dualized(rows, 0.1, radius=radius, shard_axis="data", mesh=mesh, **options)
 
     def placed(leaf: Any) -> jax.ShapeDtypeStruct:
-        cut = sharded_axis(leaf.shape, mesh.size)
+        cut = sharded_axis(leaf.shape, mesh.size) if leaf.ndim else None
         spec = P(*("data" if axis == cut else None for axis in range(leaf.ndim)))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
@@ -52,7 +52,7 @@ def compiled(topology: str, polar: str, table: str = "vit_s16_i1k") -> Any:
 
     def update(params: Any, gradients: Any, state: Any) -> Any:
         steps, state = tx.update(gradients, state, params)
-        return jax.tree.map(lambda p, step: p - 0.1 * step, params, steps), state
+        return jax.tree.map(lambda p, step: p + step, params, steps), state
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
     with compile_cache.without():
@@ -73,16 +73,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", default="v3-8")
     parser.add_argument("--polar", default="schatten_4")
+    parser.add_argument("--radius", type=float, help="of the ball that holds the weights; none where not given")
     parser.add_argument("--most", type=int, default=30, help="how many to show")
     parser.add_argument("--keep", action="store_true")
     args = parser.parse_args()
-    program = compiled(args.topology, args.polar)
+    program = compiled(args.topology, args.polar, args.radius)
     found, seconds = cycles(program.as_text()), program.cost_analysis()["optimal_seconds"]
-    print(f"{args.topology}, {args.polar}: {seconds * 1e3:.3f} ms by the compiler, {found.total():,} cycles")
+    print(f"{args.topology}, {args.polar}, radius {args.radius}: {seconds * 1e3:.3f} ms by the compiler, {found.total():,} cycles")
     for name, count in found.most_common(args.most):
         print(f"{count:9,} {name}")
     if args.keep:
-        row = {"topology": args.topology, "polar": args.polar, "seconds": seconds, "jax": jax.__version__}
+        row = {"topology": args.topology, "polar": args.polar, "radius": args.radius, "seconds": seconds, "jax": jax.__version__}
         with RESULTS.open("a") as file:
             file.write(json.dumps(row | {"cycles": dict(found.most_common())}) + "\n")
 

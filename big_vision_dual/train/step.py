@@ -59,7 +59,7 @@ def make(
     """The step of `config` on `mesh`. Allocates nothing.
 
     config: reads seed, num_classes, input_shape (H, W, C) or (L,) of tokens, input.{batch_size,accum_freq}, loss,
-      label_smoothing, mixup, ema, sharding_strategy, sharding_rules, init_head_bias, mup.
+      label_smoothing, mixup, ema, sharding_strategy, sharding_rules, init_head_bias, mup, compile_effort.
     table: measures every atom group in its own norm where given.
     Raises ValueError for a batch size that devices and micro-batches do not divide.
     """
@@ -76,6 +76,7 @@ def make(
             in_shardings=(of_state, of_batch, replicated),
             out_shardings=(of_state, replicated),
             donate_argnums=0,
+            compiler_options=_compiler_options(config, mesh),
         ),
         state=jax.tree.map(_with_sharding, shapes, of_state),
         batch=_abstract_batch(config, of_batch),
@@ -109,6 +110,15 @@ def _strategy(config: Any) -> list[tuple[str, str]]:
     axis = (config.get("optax") or {}).get("shard_axis")
     stacks = [("opt_state/.*/momentum/.*", f"stack(axis={axis!r})")] if axis else []
     return [*stacks, *schema.value(config, "sharding_strategy")]
+
+
+def _compiler_options(config: Any, mesh: Mesh) -> dict[str, Any]:
+    """How long XLA may look for a faster step. A TPU's program is as fast by the compiler's estimate without the search,
+    and there in half the time (docs/performance.md, "The first step")."""
+    effort = config.get("compile_effort")
+    if effort is None and mesh.devices.flat[0].platform == "tpu":
+        effort = -1.0
+    return {} if effort is None else {"exec_time_optimization_effort": effort}
 
 
 def _with_sharding(leaf: Any, its_sharding: NamedSharding) -> jax.ShapeDtypeStruct:

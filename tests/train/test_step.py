@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import types
 from typing import Any
 
 import jax
@@ -137,6 +138,20 @@ def test_it_lowers_from_shapes_alone(tiny):
     lowered = fns.train.lower(fns.state, fns.batch, fns.measured)
     assert "main" in lowered.as_text()
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(fns.state))
+
+
+@pytest.mark.parametrize(
+    ("platform", "given", "effort"), [("tpu", None, -1.0), ("cpu", None, None), ("tpu", 0.0, 0.0), ("gpu", 0.5, 0.5)]
+)
+def test_a_tpus_step_is_compiled_without_a_long_search(tiny, platform, given, effort):
+    config = tiny() if given is None else tiny(f"--config.compile_effort={given}")
+    mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]))
+    assert step._compiler_options(config, mesh).get("exec_time_optimization_effort") == effort
+
+
+def test_the_compiler_takes_the_effort(tiny, batch):
+    _, outputs = run(tiny("--config.compile_effort=-1.0", model="mlp"), batch)
+    assert np.isfinite(outputs["loss"])
 
 
 def test_a_batch_of_text_has_one_token_more_than_the_model_reads():
