@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
 def show() -> None:
     """Markdown: a line a cell; step time over that of plain momentum in the same form, at the same effort."""
-    print("| slice | model | layers | rematerialized | optimizer | effort | traced, cpu s | compiled, cpu s | step, ms |")
+    print("| slice | model | layers | remat | optimizer | effort | traced, cpu s | compiled, cpu s | step, ms |")
     print("|---|---|---|---|---|---:|---:|---:|---:|")
     done = finished()
     for cell, row in sorted(done.items()):

@@ -79,11 +79,12 @@ def main() -> None:
     args = parser.parse_args()
     program = compiled(args.topology, args.polar, args.radius)
     found, seconds = cycles(program.as_text()), program.cost_analysis()["optimal_seconds"]
-    print(f"{args.topology}, {args.polar}, radius {args.radius}: {seconds * 1e3:.3f} ms by the compiler, {found.total():,} cycles")
+    what = {"topology": args.topology, "polar": args.polar, "radius": args.radius}
+    print(*what.values(), f"{seconds * 1e3:.3f} ms by the compiler, {found.total():,} cycles", sep=", ")
     for name, count in found.most_common(args.most):
         print(f"{count:9,} {name}")
     if args.keep:
-        row = {"topology": args.topology, "polar": args.polar, "radius": args.radius, "seconds": seconds, "jax": jax.__version__}
+        row = what | {"seconds": seconds, "jax": jax.__version__}
         with RESULTS.open("a") as file:
             file.write(json.dumps(row | {"cycles": dict(found.most_common())}) + "\n")
 

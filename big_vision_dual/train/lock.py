@@ -196,6 +196,16 @@ def _wait_for_a_stale_one(path: epath.Path, mine: Owner) -> None:
             raise _refused(os.fspath(path), now)
 
 
+def may_run(folder: epath.Path) -> bool:
+    """Whether the training that had a workdir last may still run: not where it was a process of this machine that has
+    ended. Takes no lock, and so disturbs none."""
+    try:
+        owner = _read(folder / run_files.OWNER)
+    except OSError:  # another user's
+        return True
+    return owner is None or owner.host != platform.node() or _runs(owner.pid)
+
+
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from big_vision_dual.core import files, tables
-from big_vision_dual.train import run_files
+from big_vision_dual.train import lock, run_files
 
 RESULTS_FILE = "results.jsonl"  # see lab.studies.results
 TRACK_FILE = "track.json"  # see lab.track.race; beside it one file of trials an entry
@@ -21,7 +21,8 @@ _QUIET_SECONDS = 120.0  # without a new row, before a run that is not finished c
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One run. rows: metric rows in the order of steps; table: None where the run had none; atoms: rows of norms of
-    single atoms; versions: versions.json, {} where there is none; written: when the metrics last grew (Unix time).
+    single atoms; versions: versions.json, {} where there is none; written: when the metrics last grew (Unix time);
+    ended: whether its process is known to be gone.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Run:
     atoms: tuple[Mapping[str, Any], ...]
     versions: Mapping[str, Any]
     written: float
+    ended: bool = False
 
     @property
     def metrics(self) -> list[str]:
@@ -56,10 +58,12 @@ class Run:
 
     @property
     def status(self) -> str:
-        """'finished', 'running' (the metrics grew in the last two minutes), or 'stopped at step N'."""
+        """'finished', 'running' (the metrics grew in the last two minutes, and its process is not known to be gone), or
+        'stopped at step N'."""
         if self.total_steps is not None and self.step >= self.total_steps:
             return "finished"
-        return "running" if time.time() - self.written < _QUIET_SECONDS else f"stopped at step {self.step:,}"
+        running = not self.ended and time.time() - self.written < _QUIET_SECONDS
+        return "running" if running else f"stopped at step {self.step:,}"
 
     @property
     def hours(self) -> tuple[list[int], list[float]]:
@@ -97,6 +101,7 @@ def read(workdir: str | os.PathLike[str], label: str | None = None) -> Run:
         atoms=tuple(run_files.rows(folder, run_files.ATOM_NORMS)) if atoms.is_file() else (),
         versions=_object(versions) if versions.is_file() else {},
         written=(folder / run_files.METRICS).stat().st_mtime,
+        ended=not lock.may_run(folder),
     )
 
 

@@ -1,13 +1,17 @@
 """Reading what runs left, and finding it."""
 
+import dataclasses
 import json
 import os
+import platform
+import subprocess
 
 import pytest
 import workdirs
 
 from big_vision_dual.core import files
 from big_vision_dual.lab.report import runs
+from big_vision_dual.train import lock, run_files
 
 
 def test_a_run_as_the_trainer_left_it(tmp_path):
@@ -24,6 +28,17 @@ def test_status_of_a_run_that_has_not_finished(tmp_path):
     assert runs.read(folder).status == "running"
     os.utime(folder / "big_vision_metrics.txt", (0, 0))
     assert runs.read(folder).status == "stopped at step 4"
+
+
+@pytest.mark.parametrize("host", [platform.node(), "elsewhere"])
+def test_a_run_whose_process_ended_is_stopped_at_once(tmp_path, host):
+    folder = workdirs.workdir(tmp_path / "a", total_steps=100)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    living = lock.Owner("token", host, os.getpid(), "someone", "2026-01-01 00:00:00 UTC", "bvd train")
+    for owner, here in ((living, "running"), (dataclasses.replace(living, pid=gone.pid), "stopped at step 4")):
+        (folder / run_files.OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
+        assert runs.read(folder).status == (here if host == platform.node() else "running")
 
 
 def test_folders_of_runs_and_studies(tmp_path):
