@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --keep                                     on one H100: some minutes
     python benchmarks/gpu.py --update B/16 L/16 --keep                  the optimizer's update alone, on those leaves
-    JAX_PLATFORMS=cpu python benchmarks/gpu.py --variant "" --batch 8 --steps 3   a ViT of width 64: does it run?
+    JAX_PLATFORMS=cpu python benchmarks/gpu.py --variant "" --batch 8 --steps 2   a ViT of width 64, to see that it runs
 
 The step is the trainer's (`setup.prepare`), on images that are on the device already, with mixup off. The optimizers
 take turns, and the median over the rounds counts. MFU: model FLOPs over time and the device's bfloat16 peak. `--input`
@@ -137,7 +137,8 @@ def main() -> None:
                 row["images_per_second"] = args.batch / spent
                 peak = throughput.peak(device)
                 row["mfu"] = model_flops(runs[name]) / spent / (peak * jax.device_count()) if peak else None
-                told += f", {row['images_per_second']:,.0f} images/s, MFU {row['mfu'] or float('nan'):.1%}"
+                told += f", {row['images_per_second']:,.0f} images/s"
+                told += f", MFU {row['mfu']:.1%}" if row["mfu"] else ""
                 if args.input:
                     told += f", {args.input / row['images_per_second']:.2f} of it from the input"
             print(told, flush=True)
