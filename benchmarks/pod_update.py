@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import math
 import os
 import pathlib
 import re
@@ -22,6 +23,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -35,16 +37,19 @@ _OPERATION = re.compile(r"%([a-z_\-]+)[.\d]* = \(?(\w+\[[\d,]*\]).*\"estimated_c
 _NAME = re.compile(r'op_name="(?:[^"]*/)?([^"/]*)"')
 
 
-def compiled(topology: str, polar: str, radius: float | None, table: str = "vit_s16_i1k") -> Any:
-    """The update, and what is taken off the parameters."""
+def compiled(topology: str, plan: str, polar: str, radius: float | None, table: str = "vit_s16_i1k") -> Any:
+    """The update, and what it adds to the parameters."""
     mesh = Mesh(np.array(topologies.devices(topologies.parse(topology))), ("data",))
     whole, rows = NamedSharding(mesh, P()), tables.load(table)
     params = trees.unflatten({r.path: jax.ShapeDtypeStruct(r.shape, jnp.float32, sharding=whole) for r in rows.rows})
-    options: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "polar": polar, "dtype": "bfloat16"}
-    tx = dualize.dualized(rows, 0.1, radius=radius, shard_axis="data", mesh=mesh, **options)
+    if plan == "kinds":
+        tx = by_kind(mesh, polar)
+    else:
+        options: dict[str, Any] = {"polar": polar, "dtype": "bfloat16", "shard_axis": "data", "mesh": mesh}
+        tx = dualize.dualized(rows, 0.1, radius=radius, **options)
 
     def placed(leaf: Any) -> jax.ShapeDtypeStruct:
-        cut = sharded_axis(leaf.shape, mesh.size) if leaf.ndim else None
+        cut = sharded_axis(leaf.shape, mesh.size) if leaf.ndim == 3 else None
         spec = P(*("data" if axis == cut else None for axis in range(leaf.ndim)))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
@@ -52,11 +57,64 @@ def compiled(topology: str, polar: str, radius: float | None, table: str = "vit_
 
     def update(params: Any, gradients: Any, state: Any) -> Any:
         steps, state = tx.update(gradients, state, params)
-        return jax.tree.map(lambda p, step: p + step, params, steps), state
+        return optax.apply_updates(params, steps), state
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
     with compile_cache.without():
         return jax.jit(update, donate_argnums=(0, 2), out_shardings=shardings).lower(params, params, state).compile()
+
+
+def by_kind(mesh: Mesh, polar: str) -> optax.GradientTransformation:
+    """The plan of trainers whose layers are scanned: each kind of matrix is one stack over the layers, its momentum cut
+    along a matrix axis as its parameter would be; one all-to-all makes whole matrices of it, one gather the steps. What
+    is no layer's is computed by every device; vectors keep their momentum. Nesterov, momentum .9, rate .1.
+    """
+
+    def on(x: jax.Array, axis: int | None) -> jax.Array:
+        spec = P(*("data" if axis == one else None for one in range(x.ndim)))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    def kinds(params: Any) -> dict[str, list[str]]:
+        """{kind: paths of its leaves}"""
+        found: dict[str, list[str]] = {}
+        for path in trees.flatten(params):
+            found.setdefault(re.sub(r"encoderblock_\d+", "encoderblock", path), []).append(path)
+        return found
+
+    def stack(leaves: Any, paths: list[str]) -> jax.Array:
+        """(layers, fan_in, fan_out), or (layers, 1, size) of vectors."""
+        shape = leaves[paths[0]].shape
+        if not paths[0].endswith("kernel"):
+            rows = 1
+        else:
+            rows = shape[0] if re.search("(query|key|value)/", paths[0]) else math.prod(shape[:-1])
+        return jnp.stack([leaves[path].reshape(rows, -1) for path in paths])
+
+    def init(params: Any) -> dict[str, jax.Array]:
+        leaves = trees.flatten(params)
+        return {kind: jnp.zeros_like(stack(leaves, paths)) for kind, paths in kinds(params).items()}
+
+    def update(gradients: Any, state: dict[str, jax.Array], params: Any = None) -> tuple[Any, dict[str, jax.Array]]:
+        leaves = {path: on(leaf, None) for path, leaf in trees.flatten(gradients).items()}
+        steps, momenta = {}, {}
+        for kind, paths in kinds(params).items():
+            whole = stack(leaves, paths)
+            cut = sharded_axis(whole.shape, mesh.size)
+            gradient = on(whole, cut)
+            momenta[kind] = on(0.9 * state[kind] + gradient, cut)
+            step = 0.9 * momenta[kind] + gradient
+            if whole.shape[1] > 1:
+                step = step.astype(jnp.bfloat16)
+                if len(paths) > 1:
+                    step = on(jnp.pad(step, ((0, -len(paths) % mesh.size), (0, 0), (0, 0))), 0)
+                wide = step if step.shape[1] <= step.shape[2] else step.mT
+                dual = dualize.orthogonalize(wide, polar, "bfloat16").astype(jnp.bfloat16)
+                step = on(dual if wide is step else dual.mT, None)
+            for path, of_layer in zip(paths, step, strict=False):
+                steps[path] = -0.1 * of_layer.reshape(leaves[path].shape).astype(jnp.float32)
+        return trees.unflatten(steps), momenta
+
+    return optax.GradientTransformation(init, update)
 
 
 def cycles(hlo: str) -> collections.Counter[str]:
@@ -72,14 +130,15 @@ def cycles(hlo: str) -> collections.Counter[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", default="v3-8")
+    parser.add_argument("--plan", default="ours", choices=("ours", "kinds"), help="whose stacks (see by_kind)")
     parser.add_argument("--polar", default="schatten_4")
     parser.add_argument("--radius", type=float, help="of the ball that holds the weights; none where not given")
     parser.add_argument("--most", type=int, default=30, help="how many to show")
     parser.add_argument("--keep", action="store_true")
     args = parser.parse_args()
-    program = compiled(args.topology, args.polar, args.radius)
+    program = compiled(args.topology, args.plan, args.polar, args.radius)
     found, seconds = cycles(program.as_text()), program.cost_analysis()["optimal_seconds"]
-    what = {"topology": args.topology, "polar": args.polar, "radius": args.radius}
+    what = {"topology": args.topology, "plan": args.plan, "polar": args.polar, "radius": args.radius}
     print(*what.values(), f"{seconds * 1e3:.3f} ms by the compiler, {found.total():,} cycles", sep=", ")
     for name, count in found.most_common(args.most):
         print(f"{count:9,} {name}")
