@@ -32,6 +32,23 @@ def test_the_layout_does_not_depend_on_the_mesh():
     assert sorted(len(node.momentum) for node in momenta(here)) == [1, 6]  # one of matrices, six of vectors
 
 
+def test_biases_and_scales_keep_their_own_shape_and_stacks_of_them_are_read(tmp_path):
+    params = {"query": {"kernel": jnp.ones((6, 2, 3)), "bias": jnp.ones((2, 3))}, "norm": {"scale": jnp.ones(6)}}
+    rng = np.random.default_rng(1)
+    for options in ({}, {"momentum_kind": "debiased", "nesterov": True}):
+        fresh = graft.scale_by_dualize(tables.flat(params), **options).init(params)
+        state = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), fresh)
+        shapes = sorted(x.shape for x in jax.tree.leaves(state) if x.ndim)
+        assert shapes == [(1, 6, 6), (2, 3), (6,)]
+        as_stacks = jax.tree.map(lambda x: x.reshape(1, 1, -1) if 0 < x.ndim < 3 else x, state)
+        with checkpoint.Checkpoints(tmp_path / str(len(options))) as checkpoints:
+            checkpoints.save(3, {"opt": as_stacks}, {})
+            checkpoints.wait()
+            found = checkpoints.restore({"opt": fresh})
+        assert found is not None
+        jax.tree.map(np.testing.assert_array_equal, found[0], {"opt": state})
+
+
 @pytest.mark.parametrize("old", [True, False])
 def test_a_checkpoint_in_parts_is_read_as_one_stack(tmp_path, old):
     rng = np.random.default_rng(0)

@@ -1,16 +1,18 @@
-"""Momentum in checkpoints before 0.2: the stack of a group in parts of a few matrices, unless it was sharded."""
+"""Momentum in checkpoints before 0.2, in today's layout: the stack of a group was in parts of a few matrices, unless it
+was sharded, and biases and scales were stacks (B, 1, m) too."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from big_vision_dual.core.dualize.graft import DualizeState
+from big_vision_dual.core.dualize.graft import DebiasedState, DualizeState
 
 
 def as_saved(state: Any, saved: Mapping[str, str]) -> Any:
@@ -19,30 +21,50 @@ def as_saved(state: Any, saved: Mapping[str, str]) -> Any:
     saved: {leaf's key path joined by '/': 'dtype[shape]'} of a checkpoint.
     """
 
-    def in_parts(name: str, node: DualizeState) -> DualizeState:
+    def like_saved(name: str, node: Any) -> Any:
         parts = _parts(saved, f"{name}/momentum" if name else "momentum")
-        whole = node.momentum[0]
-        fits = sum(shape[0] for shape in parts) == whole.shape[0] and {p[1:] for p in parts} == {whole.shape[1:]}
-        if len(node.momentum) != 1 or len(parts) < 2 or not fits:
+        if not (_one_stack(parts, node.momentum) or _vectors(parts, node.momentum)):
             return node
-        sharding = getattr(whole, "sharding", None)
+        first = node.momentum[0]
+        sharding = getattr(first, "sharding", None)
         if isinstance(sharding, NamedSharding):
             sharding = NamedSharding(sharding.mesh, PartitionSpec())
-        shapes: Any = tuple(jax.ShapeDtypeStruct(p, whole.dtype, sharding=sharding) for p in parts)
-        return DualizeState(shapes)
+        shapes: Any = tuple(jax.ShapeDtypeStruct(shape, first.dtype, sharding=sharding) for shape in parts)
+        return node._replace(momentum=shapes)
 
-    return _map_states(in_parts, state)
+    return _map_states(like_saved, state)
+
+
+def _one_stack(parts: Sequence[tuple[int, ...]], momentum: Sequence[Any]) -> bool:
+    """Whether the parts are a stack that is one array today."""
+    whole = momentum[0].shape
+    fits = sum(shape[0] for shape in parts) == whole[0] and {shape[1:] for shape in parts} == {whole[1:]}
+    return len(momentum) == 1 < len(parts) and fits
+
+
+def _vectors(parts: Sequence[tuple[int, ...]], momentum: Sequence[Any]) -> bool:
+    """Whether the parts are the stacks (B, 1, m) of arrays that have their own shapes today."""
+    shapes = [x.shape for x in momentum]
+    stacks = all(len(part) == 3 and part[1] == 1 for part in parts)
+    return parts != shapes and stacks and [math.prod(part) for part in parts] == [math.prod(own) for own in shapes]
 
 
 def joined(restored: Any, state: Any) -> Any:
     """What was read like `as_saved(state, ...)`, in the layout of `state`."""
     wanted = dict(_states(state))
 
-    def whole(name: str, node: DualizeState) -> DualizeState:
-        if len(node.momentum) == len(wanted[name].momentum):
+    def whole(name: str, node: Any) -> Any:
+        today = wanted[name].momentum
+        if [x.shape for x in node.momentum] == [x.shape for x in today]:
             return node
-        sharding = getattr(wanted[name].momentum[0], "sharding", None)
-        return DualizeState((jax.jit(jnp.concatenate, out_shardings=sharding)(list(node.momentum)),))
+
+        def laid_out(momentum: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+            if len(momentum) > len(today):
+                return (jnp.concatenate(momentum),)
+            return tuple(part.reshape(own.shape) for part, own in zip(momentum, today, strict=True))
+
+        shardings = tuple(getattr(own, "sharding", None) for own in today)
+        return node._replace(momentum=jax.jit(laid_out, out_shardings=shardings)(list(node.momentum)))
 
     return _map_states(whole, restored)
 
@@ -57,12 +79,15 @@ def _parts(saved: Mapping[str, str], name: str) -> list[tuple[int, ...]]:
 
 
 def _states(tree: Any) -> list[tuple[str, Any]]:
-    nodes, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, DualizeState))
+    nodes, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_state)
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), node) for path, node in nodes]
 
 
-def _map_states(function: Callable[[str, DualizeState], DualizeState], tree: Any) -> Any:
-    """Applies `function(name, node)` to every DualizeState."""
-    structure = jax.tree.structure(tree, is_leaf=lambda node: isinstance(node, DualizeState))
-    nodes = [function(name, node) if isinstance(node, DualizeState) else node for name, node in _states(tree)]
-    return jax.tree.unflatten(structure, nodes)
+def _is_state(node: Any) -> bool:
+    return isinstance(node, DualizeState | DebiasedState)
+
+
+def _map_states(function: Callable[[str, Any], Any], tree: Any) -> Any:
+    """Applies `function(name, node)` to every DualizeState and DebiasedState."""
+    nodes = [function(name, node) if _is_state(node) else node for name, node in _states(tree)]
+    return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=_is_state), nodes)

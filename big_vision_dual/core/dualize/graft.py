@@ -28,7 +28,8 @@ _STEPS_A_TURN = 2
 
 
 class DualizeState(NamedTuple):
-    """Momentum of one group as stacks (B, n, m): a single one of all its matrices, or one for each leaf of vectors.
+    """Momentum of one group: a single stack (B, n, m) of all its matrices, or an array for each leaf of vectors, in the
+    leaf's own shape where that is biases or scales.
 
     The layout does not depend on where the momentum lives, so that a run moves from a laptop to a pod.
     """
@@ -212,7 +213,12 @@ def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransf
 
     def init(params: Any) -> Any:
         stacks, _ = members(params)
-        momenta = tuple(rule.placement.momentum(jnp.zeros(s.shape, rule.mu_dtype)) for s in stacks)
+        momenta = tuple(
+            jnp.zeros(stack.layouts[0].permuted, rule.mu_dtype)
+            if stack.is_vectors
+            else rule.placement.momentum(jnp.zeros(stack.shape, rule.mu_dtype))
+            for stack in stacks
+        )
         return DebiasedState(momenta, jnp.zeros((), jnp.int32)) if rule.debiased else DualizeState(momenta)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -220,14 +226,10 @@ def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransf
         stacks, present = members(updates)
         gradients, directions, momenta = rule.placement.gradients(present), dict(updates), []
         for stack, momentum in zip(stacks, state.momentum, strict=True):
-            parts, start = [], 0
-            for part in _parts(stack, rule):
-                old = jax.lax.slice_in_dim(momentum, start, start + part.shape[0])
-                mu, steps = _step(part, old, gradients, state, rule)
-                directions |= {key: step.astype(gradients[key].dtype) for key, step in steps.items()}
-                parts.append(rule.placement.momentum(mu.astype(rule.mu_dtype)))
-                start += part.shape[0]
-            momenta.append(jnp.concatenate(parts) if len(parts) > 1 else parts[0])
+            advance = _vectors_step if stack.is_vectors else _stack_step
+            mu, steps = advance(stack, momentum, gradients, state, rule)
+            directions |= {key: step.astype(gradients[key].dtype) for key, step in steps.items()}
+            momenta.append(mu)
         new = {"momentum": tuple(momenta)} | ({"count": state.count + 1} if rule.debiased else {})
         return directions, state._replace(**new)
 
@@ -245,17 +247,40 @@ def _parts(stack: groups_lib.Group, rule: _Rule) -> tuple[groups_lib.Group, ...]
     return (stack,) if whole else stack.cut(_MATRICES)
 
 
-def _step(
-    part: groups_lib.Group,
+def _stack_step(
+    stack: groups_lib.Group,
     momentum_BxNxM: jax.Array,
     gradients: Mapping[str, jax.Array],
     state: DualizeState | DebiasedState,
     rule: _Rule,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(new momentum (B, n, m), {key: step of its target norm}), float32."""
-    gradient = rule.gradient_weight * rule.placement.momentum(part.pack(gradients))
-    mu = rule.momentum * momentum_BxNxM.astype(jnp.float32) + gradient
-    return mu, part.steps(part.unpack(_unit_dual(part, rule.direction(mu, gradient, state), rule)))
+    """(new momentum (B, n, m) as it is kept, {key: step of its target norm, float32})."""
+    momenta, steps, start = [], {}, 0
+    for part in _parts(stack, rule):
+        old = jax.lax.slice_in_dim(momentum_BxNxM, start, start + part.shape[0])
+        gradient = rule.gradient_weight * rule.placement.momentum(part.pack(gradients))
+        mu = rule.momentum * old.astype(jnp.float32) + gradient
+        steps |= part.steps(part.unpack(_unit_dual(part, rule.direction(mu, gradient, state), rule)))
+        momenta.append(rule.placement.momentum(mu.astype(rule.mu_dtype)))
+        start += part.shape[0]
+    return jnp.concatenate(momenta) if len(momenta) > 1 else momenta[0], steps
+
+
+def _vectors_step(
+    vectors: groups_lib.Group,
+    momentum: jax.Array,
+    gradients: Mapping[str, jax.Array],
+    state: DualizeState | DebiasedState,
+    rule: _Rule,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The same of a bias or scale, in its own shape: a TPU fuses nothing over a change of shape, and each operation on
+    an array takes it its thousand cycles, however short the array is."""
+    (layout,) = vectors.layouts
+    gradient = rule.gradient_weight * gradients[layout.key].astype(jnp.float32)
+    mu = rule.momentum * momentum.astype(jnp.float32) + gradient
+    axes = layout.own_axes(geometry.ATOMS[vectors.atom].vector_axes or ())
+    unit = polar_lib.normalized(rule.direction(mu, gradient, state), axes)
+    return mu.astype(rule.mu_dtype), {layout.key: layout.step(unit)}
 
 
 def _unit_dual(group: groups_lib.Group, direction_BxNxM: jax.Array, rule: _Rule) -> jax.Array:

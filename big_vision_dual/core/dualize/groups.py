@@ -56,6 +56,12 @@ class Layout:
     def from_stack(self, x_BxNxM: jax.Array) -> jax.Array:
         return jnp.transpose(x_BxNxM.reshape(self.permuted), np.argsort(self.permutation).tolist())
 
+    def own_axes(self, matrix_axes: tuple[int, ...]) -> tuple[int, ...]:
+        """Axes of the row's own array that make up some axes, -2 or -1, of its matrices."""
+        of_rows, of_columns = len(self.batch), len(self.permutation) - self.column_axes
+        parts = {-2: self.permutation[of_rows:of_columns], -1: self.permutation[of_columns:]}
+        return tuple(axis for part in matrix_axes for axis in parts[part])
+
     def step(self, unit: jax.Array) -> jax.Array:
         """A unit dual in the row's own shape -> one of its target norm, float32."""
         length = (self.gain * self.target_norms).reshape((*self.batch, *(1,) * (unit.ndim - len(self.batch))))
@@ -78,6 +84,14 @@ class Group:
     @property
     def shape(self) -> tuple[int, int, int]:
         return sum(layout.count for layout in self.layouts), *self.layouts[0].matrix
+
+    @property
+    def is_vectors(self) -> bool:
+        """Whether it is a single bias or scale whose array is its vectors, one after the other: such an array can be
+        computed in its own shape."""
+        one, *more = self.layouts
+        alone = not more and list(one.permutation) == sorted(one.permutation)
+        return alone and one.matrix[0] == 1 and not ATOMS[self.atom].spectral
 
     @property
     def columns_are_several(self) -> bool:

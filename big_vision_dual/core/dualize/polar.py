@@ -64,6 +64,9 @@ class Polar:
         return sum(4 * n**2 * m + 2 * n**3 + (turn - 1) * 8 * n**3 for turn in turns)
 
 
+_UP = 2.0**80  # squares of float32 entries between 2^-126 and 2^-40, times this, are normal numbers; so with 1 / _UP
+
+
 def _polar_express(steps: int) -> Coefficients:
     """The first `steps` of the published polynomials, the last one repeated beyond the eighth.
 
@@ -170,10 +173,20 @@ def orthogonalize(
 
 
 def normalized(x: jax.Array, axes: tuple[int, ...] = (-2, -1)) -> jax.Array:
-    """`x` divided by its Euclidean norm over `axes` (the Frobenius norm of each matrix), float32; zero stays zero."""
-    _, scaled = over_largest(x, axes)
-    square = jnp.sum(scaled * scaled, axis=axes, keepdims=True)
-    return scaled * jax.lax.rsqrt(jnp.maximum(square, 1))  # at least 1 but for zeros, whose largest entry is not 1
+    """`x` divided by its Euclidean norm over `axes` (the Frobenius norm of each matrix), float32; zero stays zero.
+    Over no axes it is the sign.
+
+    Squares are summed at three scales at once, of which one suits: to find the largest entry first would take a pass
+    more over `x`, which for the many short vectors of a model is most of the work.
+    """
+    x = x.astype(jnp.float32)
+    if not axes:
+        return jnp.sign(x)
+    of_small, as_it_is, of_large = (jnp.sum((x * scale) ** 2, axis=axes, keepdims=True) for scale in (_UP, 1, 1 / _UP))
+    small, large = as_it_is < 1 / _UP, as_it_is > _UP
+    square = jnp.where(small, of_small, jnp.where(large, of_large, as_it_is))
+    scale = jnp.where(small, _UP, jnp.where(large, 1 / _UP, 1))
+    return x * scale * jax.lax.rsqrt(jnp.where(square == 0, 1, square))
 
 
 def over_largest(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

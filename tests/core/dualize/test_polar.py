@@ -131,3 +131,18 @@ def test_unknown_names():
             polar.get(name)
     with pytest.raises(ValueError, match="polar dtype is 'float16'; possible: 'float32', 'bfloat16'"):
         polar.orthogonalize(jnp.eye(2), dtype="float16")
+
+
+@pytest.mark.parametrize("exponent", [-33, -27, -24, -18, -12, -6, 0, 6, 12, 18, 24, 30, 37])
+def test_vectors_of_any_scale_get_length_1(exponent):
+    x = np.random.default_rng(0).standard_normal((3, 50)) * [[1], [1e-3], [0]]
+    got = polar.normalized(jnp.asarray(x * 10.0**exponent, jnp.float32), (1,))
+    np.testing.assert_allclose(got[:2], (x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-9))[:2], rtol=2e-6)
+    np.testing.assert_array_equal(got[2], 0)
+
+
+def test_what_is_no_number_stays_none():
+    got = polar.normalized(jnp.asarray([[1.0, jnp.nan], [1.0, jnp.inf]]), (1,))
+    assert np.isnan(got[0]).all()
+    assert np.isnan(got[1, 1])
+    assert np.isnan(polar.normalized(jnp.asarray([jnp.nan]), ()))
