@@ -133,7 +133,7 @@ def test_unknown_names():
         polar.orthogonalize(jnp.eye(2), dtype="float16")
 
 
-@pytest.mark.parametrize("exponent", [-33, -27, -24, -18, -12, -6, 0, 6, 12, 18, 24, 30, 37])
+@pytest.mark.parametrize("exponent", [-32, -27, -24, -18, -12, -6, 0, 6, 12, 18, 24, 30, 37])
 def test_vectors_of_any_scale_get_length_1(exponent):
     x = np.random.default_rng(0).standard_normal((3, 50)) * [[1], [1e-3], [0]]
     got = polar.normalized(jnp.asarray(x * 10.0**exponent, jnp.float32), (1,))
