@@ -27,5 +27,5 @@ TRACK = Track(
     tuning_seeds=(0,),
     final_seeds=(101, 102, 103, 104, 105),
     references=("adamw", "adamw_dual"),
-    entries=("adamw", "adamw_dual", "muon", "muon_dual", "dualized", "nadamw_dual"),
+    entries=("adamw", "adamw_dual", "muon_dual", "dualized"),
 )
