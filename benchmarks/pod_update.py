@@ -4,7 +4,7 @@
 
 Gradients come whole, as after their all-reduce; momentum and stacks are sharded as in training. Cycles are the TPU
 compiler's estimates of single operations, summed by kind, JAX operation and result; collectives have none. With
-`--keep` the sums are added to benchmarks/results/pod_update.jsonl.
+`--keep` the sums are added to benchmarks/results/pod_update.jsonl; `--show` sums those up by kind.
 """
 
 from __future__ import annotations
@@ -127,6 +127,30 @@ def cycles(hlo: str) -> collections.Counter[str]:
     return found
 
 
+KINDS = {
+    "products": r"dot_general",
+    "biases, scales": r"f32\[(384|6,64|1536|)\]$",
+    "parameters less steps": r"^(fusion|bitcast_add_fusion|copy_add_fusion|add) add f32",
+    "packed, sent, turned": r"slice|copy|pad|reshape|transpose|bitcast|concat|sharding|convert_element_type",
+    "else": r"",
+}
+"""What an operation is part of, by the first pattern that its name, JAX operation and result match (ViT-S/16)."""
+
+
+def show() -> None:
+    """Markdown: thousands of cycles by kind, of the last row of each slice and plan."""
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    last = {tuple(row.get(key) for key in ("topology", "plan", "polar", "radius")): row for row in rows}
+    print(f"| slice | plan | polar | radius | in all | {' | '.join(KINDS)} |")
+    print(f"|---|---|---|---|---:|{'---:|' * len(KINDS)}")
+    for what, row in last.items():
+        sums = dict.fromkeys(KINDS, 0)
+        for name, count in row["cycles"].items():
+            sums[next(kind for kind, pattern in KINDS.items() if re.search(pattern, name))] += count
+        cells = [f"{count / 1e3:,.0f}" for count in (sum(sums.values()), *sums.values())]
+        print(f"| {' | '.join(str(one or '') for one in what)} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", default="v3-8")
@@ -135,7 +159,11 @@ def main() -> None:
     parser.add_argument("--radius", type=float, help="of the ball that holds the weights; none where not given")
     parser.add_argument("--most", type=int, default=30, help="how many to show")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--show", action="store_true", help="only sum up what was kept")
     args = parser.parse_args()
+    if args.show:
+        show()
+        return
     program = compiled(args.topology, args.plan, args.polar, args.radius)
     found, seconds = cycles(program.as_text()), program.cost_analysis()["optimal_seconds"]
     what = {"topology": args.topology, "plan": args.plan, "polar": args.polar, "radius": args.radius}
