@@ -30,10 +30,12 @@ from jax.sharding import PartitionSpec as P
 from big_vision_dual.core import dualize, tables, trees
 from big_vision_dual.core.dualize.placement import sharded_axis
 from big_vision_dual.pods import topologies
+from big_vision_dual.pods.hlo import Program
 from big_vision_dual.train import compile_cache
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "pod_update.jsonl"
-_OPERATION = re.compile(r"%([a-z_\-]+)[.\d]* = \(?(\w+\[[\d,]*\]).*\"estimated_cycles\":\"(\d+)\"")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_RESULT = re.compile(r"\w+\[[\d,]*\]")
 _NAME = re.compile(r'op_name="(?:[^"]*/)?([^"/]*)"')
 
 
@@ -118,12 +120,16 @@ def by_kind(mesh: Mesh, polar: str) -> optax.GradientTransformation:
 
 
 def cycles(hlo: str) -> collections.Counter[str]:
-    """{'kind operation result': estimated cycles}."""
+    """{'kind operation result': estimated cycles}, bodies of loops as often as they run."""
     found: collections.Counter[str] = collections.Counter()
-    for line in hlo.splitlines():
-        if match := _OPERATION.search(line):
-            name = _NAME.search(line)
-            found[f"{match[1]} {name[1] if name else '-'} {match[2]}"] += int(match[3])
+    program = Program(hlo)
+    for computation, times in program.executions().items():
+        for name, instruction in program.computations[computation].items():
+            if estimate := _CYCLES.search(instruction.rest):
+                kind, operation = re.sub(r"[.\d]+$", "", name), _NAME.search(instruction.rest)
+                result = _RESULT.search(instruction.shape)
+                shown = f"{kind} {operation[1] if operation else '-'} {result[0] if result else '-'}"
+                found[shown] += int(times * int(estimate[1]))
     return found
 
 
