@@ -96,8 +96,8 @@ def by_kind(mesh: Mesh, polar: str) -> optax.GradientTransformation:
         leaves = trees.flatten(params)
         return {kind: jnp.zeros_like(stack(leaves, paths)) for kind, paths in kinds(params).items()}
 
-    def update(gradients: Any, state: dict[str, jax.Array], params: Any = None) -> tuple[Any, dict[str, jax.Array]]:
-        leaves = {path: on(leaf, None) for path, leaf in trees.flatten(gradients).items()}
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, dict[str, jax.Array]]:
+        leaves = {path: on(leaf, None) for path, leaf in trees.flatten(updates).items()}
         steps, momenta = {}, {}
         for kind, paths in kinds(params).items():
             whole = stack(leaves, paths)

@@ -145,7 +145,7 @@ def test_it_lowers_from_shapes_alone(tiny):
 )
 def test_a_tpus_step_is_compiled_without_a_long_search(tiny, platform, given, effort):
     config = tiny() if given is None else tiny(f"--config.compile_effort={given}")
-    mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]))
+    mesh: Any = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]))
     assert step._compiler_options(config, mesh).get("exec_time_optimization_effort") == effort
 
 
