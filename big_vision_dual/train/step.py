@@ -113,10 +113,10 @@ def _strategy(config: Any) -> list[tuple[str, str]]:
 
 
 def _compiler_options(config: Any, mesh: Mesh) -> dict[str, Any]:
-    """How long XLA may look for a faster step. For a TPU it finds none: the same step by the compiler's estimate, in
-    twice the time (docs/performance.md, "The first step")."""
+    """How long XLA may look for a faster step. For a TPU v3 it finds none: the same step by the compiler's estimate, in
+    twice the time. For newer ones its estimates do not tell (docs/performance.md, "The first step")."""
     effort = config.get("compile_effort")
-    if effort is None and mesh.devices.flat[0].platform == "tpu":
+    if effort is None and mesh.devices.flat[0].device_kind == "TPU v3":
         effort = -1.0
     return {} if effort is None else {"exec_time_optimization_effort": effort}
 

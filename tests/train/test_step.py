@@ -141,11 +141,12 @@ def test_it_lowers_from_shapes_alone(tiny):
 
 
 @pytest.mark.parametrize(
-    ("platform", "given", "effort"), [("tpu", None, -1.0), ("cpu", None, None), ("tpu", 0.0, 0.0), ("gpu", 0.5, 0.5)]
+    ("kind", "given", "effort"),
+    [("TPU v3", None, -1.0), ("TPU v4", None, None), ("cpu", None, None), ("TPU v3", 0.0, 0.0), ("TPU v4", 0.5, 0.5)],
 )
-def test_a_tpus_step_is_compiled_without_a_long_search(tiny, platform, given, effort):
+def test_the_step_of_a_tpu_v3_is_compiled_without_a_long_search(tiny, kind, given, effort):
     config = tiny() if given is None else tiny(f"--config.compile_effort={given}")
-    mesh: Any = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]))
+    mesh: Any = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(device_kind=kind)]))
     assert step._compiler_options(config, mesh).get("exec_time_optimization_effort") == effort
 
 
