@@ -170,7 +170,7 @@ _RUN = (
     Field("resume_step", int, None, "continue at this older checkpoint, not at the newest", _FROM_0),
     Field("resume_changed", bool, False, "continue although the config is not the one that the workdir had"),
     Field("compile_cache", str, None, "folder of compiled programs, or 'off'; see docs/reliability.md"),
-    Field("compile_effort", float, None, "how long XLA may look for a faster step; else -1 on a TPU v3, XLA's own elsewhere",
+    Field("compile_effort", float, None, "how long XLA may look for a faster step; else -1 on a TPU v3, or its own",
           Interval("[-1, 1]")),
     Field("profile", dict, None, "the steps to trace with jax.profiler, into the workdir"),
     Field("profile.start", int, NEEDED, "first step traced", _COUNT),
