@@ -88,16 +88,16 @@ def run(args: argparse.Namespace) -> None:
 
 def show() -> None:
     """Markdown: a line a cell; step time over that of plain momentum in the same form, at the same effort."""
-    print("| slice | model | layers | remat | optimizer | effort | traced, cpu s | compiled, cpu s | step, ms |")
-    print("|---|---|---|---|---|---:|---:|---:|---:|")
+    print("| slice | model | layers | remat | optimizer | effort | traced, cpu s | compiled, cpu s | GB | step, ms |")
+    print("|---|---|---|---|---|---:|---:|---:|---:|---:|")
     done = finished()
     for cell, row in sorted(done.items()):
         if not row["fits"]:
-            print(f"| {' | '.join(map(str, cell))} | | | does not fit |")
+            print(f"| {' | '.join(map(str, cell))} | | | | does not fit |")
             continue
         base = done.get((*cell[:-2], "momentum", cell[-1]))
         over = f" ({row['seconds'] / base['seconds'] - 1:+.2%})" if base and base is not row else ""
-        times = f"{row['trace_cpu_seconds']:.0f} | {row['compile_cpu_seconds']:.0f}"
+        times = f"{row['trace_cpu_seconds']:.0f} | {row['compile_cpu_seconds']:.0f} | {row['bytes'] / 1e9:.1f}"
         print(f"| {' | '.join(map(str, cell))} | {times} | {row['seconds'] * 1e3:.2f}{over} |")
 
 

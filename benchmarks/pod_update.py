@@ -134,7 +134,8 @@ def cycles(hlo: str) -> collections.Counter[str]:
 
 
 KINDS = {
-    "products": r"dot_general",
+    "products of head and stem": r"dot_general \w+\[(1,)?384,(384|768|1000)\]$",
+    "other products": r"dot_general",
     "biases, scales": r"f32\[(384|6,64|1536|)\]$",
     "parameters less steps": r"^(fusion|bitcast_add_fusion|copy_add_fusion|add) add f32",
     "packed, sent, turned": r"slice|copy|pad|reshape|transpose|bitcast|concat|sharding|convert_element_type",

@@ -1,7 +1,7 @@
 """CIFAR-10: all 50,000 images, a ViT of patch 4 (64 tokens, width 48, depth 4), shifts and flips; 1 and 3 epochs.
 
 1,000 training images are held out for tuning and for the target; the 10,000 test images are read once a run. Sized for
-two CPU cores: an entry's 9 tuning trials and 10 final runs are 13,400 steps of batch 128, about 50 minutes of a core.
+two CPU cores: an entry's 9 tuning trials and 10 final runs are 13,400 steps of batch 128, about an hour of a core.
 """
 
 from big_vision_dual.lab.studies.grid import replace

@@ -17,7 +17,7 @@ from big_vision_dual.train import run_files, schema
 ASKED = "resume_changed"
 _FREE = (
     r"wandb(\..*)?|tensorboard|profile(\..*)?|evals(\..*)?|log_.*|(keep_)?ckpt_(steps|epochs|examples|percent)|"
-    r"resume|resume_step|resume_changed|model_init|model_load(\..*)?|compile_cache|"
+    r"resume|resume_step|resume_changed|model_init|model_load(\..*)?|compile_(cache|effort)|"
     r"mesh(\..*)?|sharding_strategy(\..*)?|sharding_rules(\..*)?|optax\.shard_axis|"
     r"input\.(prefetch.*|cache.*|num_workers|skip_bad_records|data\.data_dir)"
 )

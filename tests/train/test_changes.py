@@ -33,6 +33,12 @@ def test_what_computes_nothing_else_is_listed(check):
     ]
 
 
+def test_how_a_step_is_compiled_may_change(check):
+    assert check(compile_effort=-1.0, compile_cache="off") == [
+        'config.compile_cache: absent -> "off"', "config.compile_effort: absent -> -1.0",
+    ]  # fmt: skip
+
+
 def test_defaults_that_are_named_are_no_change(check):
     assert check(resume_changed=False, seed=0, mixup={}, log_atom_norms=True) == []
 

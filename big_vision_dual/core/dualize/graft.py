@@ -131,14 +131,18 @@ class _Rule:
     mu_dtype: Any
     placement: Placement
 
-    def direction(self, mu: jax.Array, gradient: jax.Array, state: DualizeState | DebiasedState) -> jax.Array:
-        """What the dual is taken of, from the new momentum and the weighted gradient."""
+    def advance(
+        self, old: jax.Array, gradient: jax.Array, state: DualizeState | DebiasedState
+    ) -> tuple[jax.Array, jax.Array]:
+        """(new momentum, what the dual is taken of), float32, from the momentum as it was kept."""
+        gradient = self.gradient_weight * gradient
+        mu = self.momentum * old.astype(jnp.float32) + gradient
         if not self.nesterov:
-            return mu
+            return mu, mu
         if isinstance(state, DebiasedState):
             steps = state.count + 1.0
             gradient = gradient * (1 - self.momentum ** (steps + 1)) / (1 - self.momentum**steps)
-        return self.momentum * mu + gradient
+        return mu, self.momentum * mu + gradient
 
 
 def _kinds(table: TargetNormTable, fallback: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -226,8 +230,8 @@ def _dualize_group(group: groups_lib.Group, rule: _Rule) -> optax.GradientTransf
         stacks, present = members(updates)
         gradients, directions, momenta = rule.placement.gradients(present), dict(updates), []
         for stack, momentum in zip(stacks, state.momentum, strict=True):
-            advance = _vectors_step if stack.is_vectors else _stack_step
-            mu, steps = advance(stack, momentum, gradients, state, rule)
+            step_of = _vectors_step if stack.is_vectors else _stack_step
+            mu, steps = step_of(stack, momentum, gradients, state, rule)
             directions |= {key: step.astype(gradients[key].dtype) for key, step in steps.items()}
             momenta.append(mu)
         new = {"momentum": tuple(momenta)} | ({"count": state.count + 1} if rule.debiased else {})
@@ -258,9 +262,8 @@ def _stack_step(
     momenta, steps, start = [], {}, 0
     for part in _parts(stack, rule):
         old = jax.lax.slice_in_dim(momentum_BxNxM, start, start + part.shape[0])
-        gradient = rule.gradient_weight * rule.placement.momentum(part.pack(gradients))
-        mu = rule.momentum * old.astype(jnp.float32) + gradient
-        steps |= part.steps(part.unpack(_unit_dual(part, rule.direction(mu, gradient, state), rule)))
+        mu, direction = rule.advance(old, rule.placement.momentum(part.pack(gradients)), state)
+        steps |= part.steps(part.unpack(_unit_dual(part, direction, rule)))
         momenta.append(rule.placement.momentum(mu.astype(rule.mu_dtype)))
         start += part.shape[0]
     return jnp.concatenate(momenta) if len(momenta) > 1 else momenta[0], steps
@@ -276,10 +279,9 @@ def _vectors_step(
     """The same of a bias or scale, in its own shape: a TPU fuses nothing over a change of shape, and each operation on
     an array takes it its thousand cycles, however short the array is."""
     (layout,) = vectors.layouts
-    gradient = rule.gradient_weight * gradients[layout.key].astype(jnp.float32)
-    mu = rule.momentum * momentum.astype(jnp.float32) + gradient
+    mu, direction = rule.advance(momentum, gradients[layout.key].astype(jnp.float32), state)
     axes = layout.own_axes(geometry.ATOMS[vectors.atom].vector_axes or ())
-    unit = polar_lib.normalized(rule.direction(mu, gradient, state), axes)
+    unit = polar_lib.normalized(direction, axes)
     return mu.astype(rule.mu_dtype), {layout.key: layout.step(unit)}
 
 
